@@ -1,0 +1,1 @@
+"""The control loops: each watches the API and writes to it, like any other client."""
