@@ -1,0 +1,1 @@
+"""The built-in programs. They run inside containers, started by `run.py`, with the standard library alone."""
