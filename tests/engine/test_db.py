@@ -188,9 +188,9 @@ def test_failure_is_contained_names_its_inputs_and_heals() -> None:
     db.put(VALUES, 1, 2)
     db.put(VALUES, 2, 0)
     assert total(db) == 3
-    with pytest.raises(QueryFailed, match=r"inverse\(2,\): ZeroDivisionError: .* \(from value 2\)") as caught:
+    with pytest.raises(QueryFailed, match=r"inverse\(2,\): ZeroDivisionError: ") as caught:
         inverse(db, 2)
-    assert caught.value.inputs == ((VALUES, (2,)),)
+    assert db.inputs(caught.value.source, *caught.value.key) == ((VALUES, (2,)),)
     db.put(VALUES, 2, 3)
     assert total(db) == 5
 

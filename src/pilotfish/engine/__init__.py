@@ -11,8 +11,8 @@ All three are read alike: `source(db, key…)`. Reads are recorded. A change mar
 read recomputes only what is dirty (pull) and stops where a result is equal to the one before (early cut-off). The
 recorded reads are the provenance: `db.inputs(source, key…)`.
 
-A query that raises has failed as a value: its readers see `QueryFailed`, which names the query and the inputs it had
-read; a reader that catches it goes on, and is computed again when the failure is cured.
+A query that raises has failed as a value: its readers see `QueryFailed`, which names the query, and through it
+the inputs it had read; a reader that catches it goes on, and is computed again when the failure is cured.
 """
 
 from pilotfish.engine.db import CycleError, Db, Fork, Index, Input, Query, QueryFailed, Source, query

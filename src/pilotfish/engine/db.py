@@ -34,12 +34,11 @@ class Node:
 
 
 class QueryFailed(Exception):  # noqa: N818  named for what has happened, as the docstrings speak of it
-    """A query raised. `cause` is the exception, `inputs` what the query had read by then (source and key)."""
+    """A query raised. `cause` is the exception; what it had read by then is `db.inputs(error.source, *error.key)`."""
 
-    def __init__(self, source: Source, key: Key, cause: Exception, inputs: tuple[tuple[Source, Key], ...]) -> None:
-        self.source, self.key, self.cause, self.inputs = source, key, cause, inputs
-        read = ", ".join(f"{s.name} {'/'.join(map(str, k))}" for s, k in inputs)
-        super().__init__(f"{source.name}{key!r}: {type(cause).__name__}: {cause}" + (f" (from {read})" if read else ""))
+    def __init__(self, source: Source, key: Key, cause: Exception) -> None:
+        self.source, self.key, self.cause = source, key, cause
+        super().__init__(f"{source.name}{key!r}: {type(cause).__name__}: {cause}")
 
 
 class CycleError(Exception):
@@ -246,7 +245,7 @@ class Db:
         return Node(source, key, CLEAN if isinstance(source, Input) else DIRTY)
 
     def _refresh(self, node: Node) -> None:
-        """Make `node` CLEAN: check what it read, in the order it read it, and run it again only if some of that changed."""
+        """Make `node` CLEAN: verify what it read, in order, and run it again only if some of that changed."""
         if node.state == CHECK:
             node.state = VERIFYING
             self._stack.append(node)
@@ -271,7 +270,7 @@ class Db:
         """The same error whichever member is met first, so that the members' results are equal and settle."""
         members = sorted(self._stack[self._stack.index(node) :], key=lambda n: f"{n.source.name}{n.key!r}")
         names = ", ".join(f"{n.source.name}{n.key!r}" for n in members)
-        return QueryFailed(members[0].source, members[0].key, CycleError(f"each needs the other: {names}"), ())
+        return QueryFailed(members[0].source, members[0].key, CycleError(f"each needs the other: {names}"))
 
     def _run(self, node: Node) -> None:
         node.state = RUNNING
@@ -288,7 +287,7 @@ class Db:
             value = _Failure(error)
             finished = True
         except Exception as error:  # noqa: BLE001  a failure is a value: contained, and told to whoever reads it
-            value = _Failure(QueryFailed(node.source, node.key, error, _names(_leaves(reads))))
+            value = _Failure(QueryFailed(node.source, node.key, error))
             finished = True
         finally:
             self._stack.pop()
