@@ -101,8 +101,14 @@ class Resource:
     """metadata.generation is kept: 1 at creation, +1 when anything but metadata and status changes."""
     create_on_update: bool = False
     """PUT to a name that does not exist creates it."""
+    unconditional_update: bool = True
+    """PUT without metadata.resourceVersion is taken."""
+    status_on_create: bool = False
+    """A client may set `status` when it creates one (Node); otherwise it is dropped where a status subresource exists."""
     storage_version: str = ""
     """The version it is stored in, when several are served; empty means this one."""
+    storage_group: str | None = None
+    """The group it is stored under, when it is not its own: events.k8s.io/v1 Events are the core Events."""
     convert: Callable[[Object, str], Object] | None = None
     """Turn an object of any served version into the version named (`group/version`); None: one version only."""
     stored: bool = True
