@@ -1,0 +1,1 @@
+"""The Kubernetes API client. Objects are plain JSON dictionaries."""
