@@ -1,0 +1,123 @@
+"""The kinds users write: their types, names and served versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pilotfish.api import networking
+from pilotfish.api.meta import Api
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of `kubectl get`."""
+
+    name: str
+    json_path: str
+    description: str
+    type: str = "string"
+
+
+_AGE = Column("Age", ".metadata.creationTimestamp", "Time since the object was created.", "date")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    kind: str
+    group: str
+    plural: str
+    type: type[Api]
+    versions: tuple[str, ...]
+    """Served versions, the preferred first. All have the same shape."""
+    short_names: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    storage: str = ""
+    """Version objects are stored in; empty means the first."""
+    namespaced: bool = True
+
+    @property
+    def singular(self) -> str:
+        return self.kind.lower()
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return ("istio-io", f"{self.group.partition('.')[0]}-istio-io")
+
+    @property
+    def storage_version(self) -> str:
+        return self.storage or self.versions[0]
+
+    @property
+    def crd_name(self) -> str:
+        return f"{self.plural}.{self.group}"
+
+    @property
+    def api_version(self) -> str:
+        """The preferred apiVersion, e.g. `networking.istio.io/v1`."""
+        return f"{self.group}/{self.versions[0]}"
+
+
+_NETWORKING = "networking.istio.io"
+_ALL = ("v1", "v1beta1", "v1alpha3")
+
+_KINDS = (
+    Kind(
+        "DestinationRule",
+        _NETWORKING,
+        "destinationrules",
+        networking.DestinationRule,
+        _ALL,
+        ("dr",),
+        (Column("Host", ".spec.host", "The service the rule is for."), _AGE),
+    ),
+    Kind("EnvoyFilter", _NETWORKING, "envoyfilters", networking.EnvoyFilter, ("v1alpha3",)),
+    Kind("Gateway", _NETWORKING, "gateways", networking.Gateway, _ALL, ("gw",)),
+    Kind("ProxyConfig", _NETWORKING, "proxyconfigs", networking.ProxyConfig, ("v1beta1",)),
+    Kind(
+        "ServiceEntry",
+        _NETWORKING,
+        "serviceentries",
+        networking.ServiceEntry,
+        _ALL,
+        ("se",),
+        (
+            Column("Hosts", ".spec.hosts", "Host names of the service."),
+            Column("Location", ".spec.location", "Whether the service is part of the mesh."),
+            Column("Resolution", ".spec.resolution", "How its endpoints are found."),
+            _AGE,
+        ),
+    ),
+    Kind("Sidecar", _NETWORKING, "sidecars", networking.Sidecar, _ALL),
+    Kind(
+        "VirtualService",
+        _NETWORKING,
+        "virtualservices",
+        networking.VirtualService,
+        _ALL,
+        ("vs",),
+        (
+            Column("Gateways", ".spec.gateways", "Gateways (or mesh) the routes apply to."),
+            Column("Hosts", ".spec.hosts", "Hosts the routes are for."),
+            _AGE,
+        ),
+    ),
+    Kind(
+        "WorkloadEntry",
+        _NETWORKING,
+        "workloadentries",
+        networking.WorkloadEntry,
+        _ALL,
+        ("we",),
+        (_AGE, Column("Address", ".spec.address", "Address of the workload.")),
+    ),
+    Kind("WorkloadGroup", _NETWORKING, "workloadgroups", networking.WorkloadGroup, _ALL, ("wg",), (_AGE,)),
+)
+
+KINDS: Mapping[str, Kind] = {kind.kind: kind for kind in _KINDS}
+"""By kind, e.g. `KINDS["VirtualService"]`."""
+
+BY_API_VERSION: Mapping[tuple[str, str], Kind] = {
+    (f"{kind.group}/{version}", kind.kind): kind for kind in _KINDS for version in kind.versions
+}
+"""By apiVersion and kind, for every served version."""
