@@ -1,0 +1,89 @@
+"""DiscoveryRequest and DeltaDiscoveryRequest as they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf import json_format
+
+from pilotfish.envoy import proto
+from pilotfish.xds.session import Request
+
+_SOTW = "envoy.service.discovery.v3.DiscoveryRequest"
+_DELTA = "envoy.service.discovery.v3.DeltaDiscoveryRequest"
+
+
+class BadNodeError(Exception):
+    """The node that a proxy says it is cannot be read; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A proxy as it describes itself. Nothing here is proved: compare it with the caller's identity."""
+
+    id: str
+    kind: str
+    """`sidecar` or `router`."""
+    ip: str
+    pod: str
+    namespace: str
+    cluster: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    locality: tuple[str, str, str] = ("", "", "")
+    user_agent: str = ""
+
+    @property
+    def name(self) -> str:
+        """The third part of the id: `pod.namespace`."""
+        return self.id.split("~")[2]
+
+    @property
+    def service_account(self) -> str:
+        return str(self.metadata.get("SERVICE_ACCOUNT") or "")
+
+
+def _node(message: Any) -> Node | None:
+    if not message.id:
+        return None
+    parts = message.id.split("~")
+    if len(parts) != 4:
+        raise BadNodeError(
+            f"node id {message.id!r} has {len(parts)} parts; it must be <type>~<ip>~<pod>.<namespace>~<dns domain>"
+        )
+    kind, ip, name, _ = parts
+    metadata = json_format.MessageToDict(message.metadata)
+    pod, _, namespace = name.partition(".")
+    return Node(
+        id=message.id,
+        kind=kind,
+        ip=ip,
+        pod=pod,
+        namespace=str(metadata.get("NAMESPACE") or namespace.partition(".")[0]),
+        cluster=message.cluster,
+        metadata=metadata,
+        locality=(message.locality.region, message.locality.zone, message.locality.sub_zone),
+        user_agent=message.user_agent_name,
+    )
+
+
+def parse(body: bytes, *, delta: bool) -> tuple[Request, Node | None]:
+    """A request, and the node when it carries one. Raises BadNodeError, or protobuf's DecodeError."""
+    message: Any = proto.decode(_DELTA if delta else _SOTW, body)
+    error = message.error_detail.message or "refused without a reason" if message.HasField("error_detail") else None
+    node = _node(message.node)
+    if delta:
+        return (
+            Request(
+                message.type_url,
+                nonce=message.response_nonce,
+                error=error,
+                subscribe=tuple(message.resource_names_subscribe),
+                unsubscribe=tuple(message.resource_names_unsubscribe),
+                initial_versions=dict(message.initial_resource_versions),
+            ),
+            node,
+        )
+    names = tuple(message.resource_names)
+    return Request(message.type_url, nonce=message.response_nonce, error=error, names=names), node

@@ -1,0 +1,190 @@
+"""The gRPC service `envoy.service.discovery.v3.AggregatedDiscoveryService`, delta and state of the world."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from google.protobuf.message import DecodeError
+from grpclib import GRPCError, Status
+from grpclib.const import Cardinality, Handler
+from grpclib.encoding.base import CodecBase
+from grpclib.server import Stream
+
+from pilotfish.ca.caller import Authenticator, Caller, UnauthenticatedError
+from pilotfish.xds.fleet import Connection, Fleet
+from pilotfish.xds.requests import BadNodeError, Node, parse
+from pilotfish.xds.session import Request, Response, Session, Source, Watch
+
+log = logging.getLogger(__name__)
+
+SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
+HEALTH_TYPE = "type.googleapis.com/istio.v1.HealthInformation"
+"""Sent by agents only; nothing is answered."""
+
+
+class BytesCodec(CodecBase):
+    """Messages are bytes already."""
+
+    __content_subtype__ = "proto"
+
+    def encode(self, message: Any, message_type: Any) -> bytes:  # noqa: ARG002 (grpclib's signature)
+        return bytes(message)
+
+    def decode(self, data: bytes, message_type: Any) -> Any:  # noqa: ARG002 (grpclib's signature)
+        return data
+
+
+class Backend(Protocol):
+    """What stands behind the service: compiled configuration, and whoever wants to hear of proxies."""
+
+    def ready(self) -> bool:
+        """False until the configuration has been read completely once."""
+
+    def source(self, node: Node, caller: Caller | None) -> Source:
+        """The configuration of a proxy whose identity has been checked."""
+
+    async def answer(self, connection: Connection, request: Request) -> bytes | None:
+        """A finished response to a request that is no subscription (debug over xDS), else None."""
+
+    def sent(self, connection: Connection, response: Response, seconds: float) -> None: ...
+    def refused(self, connection: Connection, watch: Watch) -> None: ...
+    def failed(self, connection: Connection, error: Exception) -> None: ...
+
+
+def check_identity(node: Node, caller: Caller) -> None:
+    """A proxy may only be who its certificate or token says it is. Raises GRPCError.
+
+    One identity of the caller must match the namespace and the service account of the node; the trust domain is not
+    compared, since it may be changing.
+    """
+    for identity in caller.identities:
+        same_namespace = not node.namespace or identity.namespace == node.namespace
+        same_account = not node.service_account or identity.service_account == node.service_account
+        if same_namespace and same_account:
+            return
+    proved = ", ".join(map(str, caller.identities))
+    claimed = f"{node.namespace}/{node.service_account or '*'}"
+    raise GRPCError(Status.PERMISSION_DENIED, f"the caller is {proved}, which may not act as {claimed}")
+
+
+@dataclass
+class DiscoveryService:
+    """One per port: without `authenticate` callers stay anonymous, as on Istio's plaintext port 15010."""
+
+    fleet: Fleet
+    backend: Backend
+    authenticate: Authenticator | None
+    control_plane: bytes = b""
+    """Serialised `envoy.config.core.v3.ControlPlane`."""
+    on_disconnect: Callable[[Connection], None] = field(default=lambda _: None)
+
+    def __mapping__(self) -> Mapping[str, Handler]:
+        def handler(function: Any) -> Handler:
+            return Handler(function, Cardinality.STREAM_STREAM, bytes, bytes)
+
+        return {
+            SERVICE + "DeltaAggregatedResources": handler(self._delta),
+            SERVICE + "StreamAggregatedResources": handler(self._sotw),
+        }
+
+    async def _delta(self, stream: Stream[bytes, bytes]) -> None:
+        await self._serve(stream, delta=True)
+
+    async def _sotw(self, stream: Stream[bytes, bytes]) -> None:
+        await self._serve(stream, delta=False)
+
+    async def _serve(self, stream: Stream[bytes, bytes], *, delta: bool) -> None:
+        connection = await self._admit(stream, delta=delta)
+        if connection is None:
+            return
+        self.fleet.add(connection)
+        log.info("%s connected from %s", connection.id, connection.address)
+        writer = asyncio.create_task(self._write(stream, connection))
+        try:
+            await self._read(stream, connection)
+        finally:
+            writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writer
+            self.fleet.remove(connection)
+            self.on_disconnect(connection)
+            log.info("%s disconnected", connection.id)
+
+    async def _admit(self, stream: Stream[bytes, bytes], *, delta: bool) -> Connection | None:
+        """Who is calling, and as which proxy. Raises GRPCError; None when the caller went without a word."""
+        caller = None
+        if self.authenticate is not None:
+            try:
+                caller = await self.authenticate(stream.peer.cert(), stream.metadata or {})
+            except UnauthenticatedError as error:
+                log.warning("xDS caller %s refused: %s", stream.peer.addr(), error)
+                raise GRPCError(Status.UNAUTHENTICATED, "authentication failure") from error
+        if not self.backend.ready():
+            raise GRPCError(Status.UNAVAILABLE, "server is not ready to serve discovery information")
+        body = await stream.recv_message()
+        if body is None:
+            return None
+        request, node = _parsed(body, delta=delta)
+        if node is None:
+            raise GRPCError(Status.INVALID_ARGUMENT, "missing node information")
+        if caller is not None:
+            check_identity(node, caller)
+        address = (stream.peer.addr() or ("?",))[0]
+        source = self.backend.source(node, caller)
+        session = Session(delta, self.control_plane)
+        connection = Connection(self.fleet.next_id(node), node, str(address), caller, session, source)
+        await self._take(connection, request)
+        return connection
+
+    async def _read(self, stream: Stream[bytes, bytes], connection: Connection) -> None:
+        while (body := await stream.recv_message()) is not None:
+            request, _ = _parsed(body, delta=connection.session.delta)
+            await self._take(connection, request)
+
+    async def _take(self, connection: Connection, request: Request) -> None:
+        if request.type_url == HEALTH_TYPE:
+            return
+        if (answer := await self.backend.answer(connection, request)) is not None:
+            connection.answers.append(answer)
+            connection.wake.set()
+            return
+        watch = connection.session.receive(request)
+        if request.error is not None:
+            log.warning("%s refused %s: %s", connection.id, request.type_url.rpartition(".")[2], request.error)
+            self.backend.refused(connection, watch)
+        connection.wake.set()
+
+    async def _write(self, stream: Stream[bytes, bytes], connection: Connection) -> None:
+        while True:
+            await connection.wake.wait()
+            connection.wake.clear()
+            while connection.answers:
+                await stream.send_message(connection.answers.popleft())
+            while (response := self._next(connection)) is not None:
+                started = time.perf_counter()
+                await stream.send_message(response.body)
+                connection.sent_at[response.type_url] = time.time()
+                self.backend.sent(connection, response, time.perf_counter() - started)
+
+    def _next(self, connection: Connection) -> Response | None:
+        try:
+            return connection.session.next(connection.source)
+        except Exception as error:
+            log.exception("%s: its configuration cannot be compiled; it keeps what it has", connection.id)
+            self.backend.failed(connection, error)
+            return None
+
+
+def _parsed(body: bytes, *, delta: bool) -> tuple[Request, Node | None]:
+    try:
+        return parse(body, delta=delta)
+    except BadNodeError as error:
+        raise GRPCError(Status.INVALID_ARGUMENT, str(error)) from error
+    except DecodeError as error:
+        raise GRPCError(Status.INVALID_ARGUMENT, "the message is not a discovery request") from error
