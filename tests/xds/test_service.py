@@ -90,6 +90,7 @@ async def ask(port: int, fields: Mapping[str, Any], tls: ssl.SSLContext | None =
         async with asyncio.timeout(10), method.open(metadata=metadata) as stream:
             await stream.send_message(proto.encode(DELTA, fields))
             body = await stream.recv_message()
+            await stream.cancel()
             return proto.decode("envoy.service.discovery.v3.DeltaDiscoveryResponse", body)
 
 
