@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from pilotfish.local import images as room
-from pilotfish.local.images.image import Image, matches
+from pilotfish.local.images.image import Image, ImageError, matches
 
-_RUN = str(Path(__file__).parent / "programs" / "run.py")
+_PACKAGE = Path(__file__).parent
+_RUN = str(_PACKAGE / "programs" / "run.py")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
 
 def lookup(reference: str) -> Image | None:
-    """What is built in under an image reference, None when nothing is."""
+    """What is built in under an image reference, None when nothing is. Raises `ImageError` for what is left out."""
+    for pattern in _DATABASES:
+        if matches(pattern, reference):
+            raise ImageError(
+                f"{reference}: Bookinfo's databases are not built in; use examples-bookinfo-ratings-v1, which needs "
+                "none, or map the image to a database of yours with `pilotfish image add`"
+            )
     for pattern, image in _table().items():
         if matches(pattern, reference):
             return image
@@ -30,12 +37,16 @@ def outside_system(paths: list[str]) -> list[str]:
     return chosen
 
 
+def names() -> list[str]:
+    """The patterns of the built-in images."""
+    return list(_table())
+
+
 @cache
 def _mounts() -> list[str]:
     """What our Python programs need: the environment, the interpreter it was made from, this package."""
-    package = str(Path(room.__file__).parents[3])
     interpreter = str(Path(sys.executable).resolve().parent.parent)
-    return outside_system([sys.prefix, sys.base_prefix, interpreter, package])
+    return outside_system([sys.prefix, sys.base_prefix, interpreter, str(_PACKAGE.parents[2])])
 
 
 def _program(module: str, *args: str, libraries: bool = False, env: dict[str, str] | None = None) -> Image:
@@ -49,15 +60,51 @@ _IDLE = ["/bin/sh", "-c", "trap 'exit 0' TERM INT; sleep infinity & wait"]
 # As in the image curlimages/curl: arguments that are no command are curl's.
 _CURL = ["/bin/sh", "-c", 'command -v -- "$1" >/dev/null || set -- curl "$@"; exec "$@"', "curl"]
 
+_RATINGS_FAULTS = ("v-faulty", "v-delayed", "v-unavailable", "v-unhealthy")
+_DATABASES = ("*/examples-bookinfo-mysqldb", "*/examples-bookinfo-mongodb")
+
+
+def _bookinfo() -> dict[str, Image]:
+    def service(name: str, **env: str) -> Image:
+        return _program(f"bookinfo.{name}", "9080", env=env)
+
+    catalogue = _program("bookinfo.details", "9080", libraries=True, env={"ENABLE_EXTERNAL_BOOK_SERVICE": "true"})
+    services = {
+        "productpage-v1": service("productpage"),
+        "productpage-v-flooding": service("productpage"),
+        "details-v1": service("details"),
+        "details-v2": catalogue,
+        "reviews-v1": service("reviews", ENABLE_RATINGS="false"),
+        "reviews-v2": service("reviews", ENABLE_RATINGS="true"),
+        "reviews-v3": service("reviews", ENABLE_RATINGS="true", STAR_COLOR="red"),
+        "ratings-v1": service("ratings", SERVICE_VERSION="v1"),
+        "ratings-v2": service("ratings", SERVICE_VERSION="v2"),
+    }
+    services |= {f"ratings-{fault}": service("ratings", SERVICE_VERSION=fault) for fault in _RATINGS_FAULTS}
+    return {f"*/examples-bookinfo-{name}": image for name, image in services.items()}
+
 
 @cache
 def _table() -> dict[str, Image]:
     """Patterns and what they mean; the first that fits is taken."""
-    shell = Image(args=_IDLE)
+    # Istio's mirroring task starts httpbin with gunicorn's command line.
+    httpbin = replace(_program("httpbin", "80"), path=[str(_PACKAGE / "bin")], env={"PILOTFISH_PYTHON": sys.executable})
     table = {
+        **_bookinfo(),
+        "*/calculating": _program("calculating"),
+        "*/greeting": _program("greeting"),
+        "*/examples-helloworld-v1": _program("helloworld", env={"SERVICE_VERSION": "v1"}),
+        "*/examples-helloworld-v2": _program("helloworld", env={"SERVICE_VERSION": "v2"}),
+        "*/tcp-echo-server": _program("tcp_echo", "9000", "hello"),
+        "*/mccutchen/go-httpbin": _program("httpbin", "8080", "lists"),
+        "*/httpbin": httpbin,
+        "*/nginx": _program("welcome", "80"),
+        "*/pilotfish/echo": _program("echo.server", libraries=True),
+        "*/fake-service": _program("echo.server", libraries=True, env={"PORT": "9090"}),
         "*/curlimages/curl": Image(command=_CURL, args=_IDLE),
         "*/pause": Image(command=_IDLE),
-        "*/pilotfish/echo": _program("echo", libraries=True),
     }
-    table |= {f"*/{name}": shell for name in ("curl-ssl", "curl", "sleep", "alpine", "busybox", "ubuntu", "debian")}
-    return table
+    shell = Image(args=_IDLE)
+    return table | {
+        f"*/{name}": shell for name in ("curl-ssl", "curl", "sleep", "alpine", "busybox", "ubuntu", "debian")
+    }

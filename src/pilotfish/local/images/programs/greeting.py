@@ -1,4 +1,4 @@
-"""The greeting service: `/greeting/{a}/{b}` asks calc-service for the sum and says it."""
+"""The greeting service: `/greeting/{a}/{b}` asks calc-service for the sum and passes it on."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 
 from pilotfish.local.images.programs import spring
 from pilotfish.local.images.programs.forward import forwarded
-from pilotfish.local.images.programs.http1 import ProtocolError, Request, Response, fetch, log, text
+from pilotfish.local.images.programs.http1 import ProtocolError, Request, Response, fetch, log
 
 _TIMEOUT = 30.0
 
 
 async def answer(request: Request) -> Response:
-    """A greeting with the sum, or an error when it cannot be had."""
+    """The sum as calc-service says it, or an error when it cannot be had."""
     match spring.operands(request, "greeting"):
         case Response() as refusal:
             return refusal
@@ -28,7 +28,7 @@ async def answer(request: Request) -> Response:
             if sum_.status != 200:
                 log(f"{host} answered {sum_.status}: {sum_.body[:200].decode('utf-8', 'replace')}")
                 return spring.error(500, request.path)
-            return text(f"Hello, {a} + {b} = {sum_.body.decode()}")
+            return Response(200, sum_.body, "application/json")
 
 
 def main() -> None:

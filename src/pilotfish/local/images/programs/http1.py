@@ -13,8 +13,11 @@ from asyncio import IncompleteReadError, LimitOverrunError, StreamReader, Stream
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import parse_qs, unquote
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 MAX_HEAD = 64 * 1024
 MAX_BODY = 64 * 1024 * 1024
@@ -81,6 +84,7 @@ class Response:
 
 Handler = Callable[[Request], Awaitable[Response]]
 Upgrade = Callable[[Request, StreamReader, StreamWriter], Awaitable[None]]
+Serve = Callable[[StreamReader, StreamWriter], Awaitable[None]]
 
 
 def text(body: str, status: int = 200, headers: Iterable[tuple[str, str]] = ()) -> Response:
@@ -96,6 +100,14 @@ def json_response(value: Any, status: int = 200, headers: Iterable[tuple[str, st
 def log(line: str) -> None:
     """Write a line to the container's log in one piece."""
     sys.stdout.write(f"{line}\n")
+
+
+def log_request(request: Request, response: Response, started: float) -> None:
+    """Write the log line of a request that `started` at a monotonic time."""
+    log(
+        f'{time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} {request.peer} "{request.method} {request.target} '
+        f'{request.version}" {response.status} {len(response.body)} {(time.monotonic() - started) * 1000:.0f}ms'
+    )
 
 
 def reason(status: int) -> str:
@@ -162,9 +174,13 @@ async def _read_chunks(reader: StreamReader) -> bytes:
 class Connection:
     """Serves requests on one connection, one after the other."""
 
-    def __init__(self, handler: Handler, *, name: str = "", upgrade: Upgrade | None = None) -> None:
+    def __init__(
+        self, handler: Handler, *, name: str = "", upgrade: Upgrade | None = None, http2: Serve | None = None
+    ) -> None:
+        """`upgrade` takes over requests for another protocol, `http2` connections that start with its preface."""
         self._handler = handler
         self._upgrade = upgrade
+        self._http2 = http2
         self._name = name
 
     async def __call__(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -185,6 +201,9 @@ class Connection:
             return False
         line, headers = head
         words = line.split(" ")
+        if self._http2 and line == "PRI * HTTP/2.0":
+            await self._http2(reader, writer)
+            return False
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
             raise ProtocolError(f"not a request: {line[:80]!r}")
         if has_token(headers, "expect", "100-continue"):
@@ -206,10 +225,7 @@ class Connection:
         close = not keep or has_token(headers, "connection", "close")
         self._write(writer, request.version, response, close=close, bodiless=request.method == "HEAD")
         await writer.drain()
-        log(
-            f'{time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} {request.peer} "{request.method} {request.target} '
-            f'{request.version}" {response.status} {len(response.body)} {(time.monotonic() - started) * 1000:.0f}ms'
-        )
+        log_request(request, response, started)
         return not close
 
     def _write(self, writer: StreamWriter, version: str, response: Response, *, close: bool, bodiless: bool) -> None:
@@ -228,9 +244,16 @@ class Connection:
         writer.write(head if bodiless or empty else head + response.body)
 
 
-async def listen(port: int, connection: Callable[[StreamReader, StreamWriter], Awaitable[None]]) -> asyncio.Server:
+async def listen(port: int, connection: Serve, tls: SSLContext | None = None) -> asyncio.Server:
     """Serve connections on a port of all addresses (0: any free port)."""
-    return await asyncio.start_server(connection, "0.0.0.0", port, limit=MAX_HEAD, backlog=1024)  # noqa: S104  # a pod's network is its own
+    return await asyncio.start_server(
+        connection,
+        "0.0.0.0",  # noqa: S104  # a pod's network is its own
+        port,
+        limit=MAX_HEAD,
+        backlog=1024,
+        ssl=tls,
+    )
 
 
 def port_of(server: asyncio.Server) -> int:
