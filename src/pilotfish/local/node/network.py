@@ -89,7 +89,11 @@ class Sandbox:
 
 
 def node_commands() -> str:
-    """The `ip -batch` text that sets up the node's own namespace."""
+    """The `ip -batch` text that sets up the node's own namespace.
+
+    The two rules refuse what the node itself sends to a pod that is gone, also after a service address was rewritten:
+    the firewall sees only the device that was chosen before.
+    """
     return f"""\
 link set lo up
 link add {UPLINK} type veth peer name {UPLINK}p
@@ -98,6 +102,8 @@ link set {UPLINK} up
 address add {NODE_IP}/32 dev {UPLINK}
 neighbour replace {GATEWAY} lladdr {_GATEWAY_MAC} dev {UPLINK} nud permanent
 route add default via {GATEWAY} dev {UPLINK} onlink src {NODE_IP}
+rule add pref 100 iif lo to {POD_CIDR} lookup main suppress_prefixlength 0
+rule add unreachable pref 101 iif lo to {POD_CIDR}
 """
 
 

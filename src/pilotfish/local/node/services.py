@@ -97,7 +97,7 @@ table {TABLE} {{
   }}
   chain local_output {{
     type filter hook output priority filter; policy accept;
-    fib daddr oifname "{uplink}" jump nowhere
+    oifname "{uplink}" ct status ! dnat jump nowhere
   }}
 }}
 """
