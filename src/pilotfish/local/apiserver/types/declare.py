@@ -42,7 +42,7 @@ def resource(
     namespaced: bool = True,
     **more: Any,
 ) -> Resource:
-    """A built-in kind. `short` lists short names, `status` adds the status subresource, the rest is as in `Resource`."""
+    """A built-in kind. `short` lists short names, `status` adds that subresource, the rest is as in `Resource`."""
     group, _, version = api_version.rpartition("/")
     paths = list(subresources)
     if status:

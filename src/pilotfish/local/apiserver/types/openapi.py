@@ -7,6 +7,7 @@ Types: string, int (32 bits), long (64 bits), double, bool, bytes (base64), time
 or string), raw (any object), any, `[]T`, `map[T]` (keys are strings), a type of the package, or `package.Type`.
 
 Marks, in this order:
+- `*` an optional scalar that keeps its zero value when given (in Go: a pointer); others are dropped when zero
 - `!` required; absent scalars read as their zero value (`!?`: absent stays absent)
 - `atomic`, `set`, `map(keys)`: how server-side apply sees a list (`atomic`, `granular`: a map)
 - `merge(key)`: how strategic merge patch joins a list (`merge()`: one of scalars)
@@ -68,7 +69,7 @@ _DESCRIPTIONS = {
     "items": "The objects.",
 }
 _FIELD = re.compile(
-    r"  (?P<name>[\w$-]+): (?P<type>[\w.\[\]]+)(?P<required>!\??)?"
+    r"  (?P<name>[\w$-]+): (?P<type>[\w.\[\]]+)(?P<pointer>\*)?(?P<required>!\??)?"
     r"(?: (?P<list>atomic|granular|set|map\([\w,]+\)))?(?: merge\((?P<merge>\w*)\))?(?P<retain> retainKeys)?"
     r"(?: = (?P<default>\S+))?(?:  # (?P<text>.*))?"
 )
@@ -139,6 +140,8 @@ class _Expander:
             extra["default"] = json.loads(match["default"])
         elif match["required"] == "!" and match["type"] in _ZERO:
             extra["default"] = _ZERO[match["type"]]
+        if match["type"] in _ZERO and not match["pointer"] and not match["required"]:
+            extra["x-omit-zero"] = True
         listing = match["list"] or ""
         is_list = match["type"].startswith("[]")
         if listing.startswith("map("):
