@@ -21,11 +21,11 @@ from grpclib.server import Server
 from pilotfish.ca.authority import Authority, key_pem, new_key, utc_now
 from pilotfish.ca.caller import Authenticator, Caller, ReviewedToken, UnauthenticatedError
 from pilotfish.envoy import proto
+from pilotfish.envoy.resource import CLUSTER, LISTENER, ROUTE, Resource, build
 from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.requests import Node
 from pilotfish.xds.service import SERVICE, BytesCodec, DiscoveryService
-from pilotfish.xds.session import CLUSTER, LISTENER, ROUTE, Request, Response, Watch
-from pilotfish.xds.wire import Resource
+from pilotfish.xds.session import Request, Response, Watch
 
 DAY = timedelta(days=1)
 DELTA = "envoy.service.discovery.v3.DeltaDiscoveryRequest"
@@ -40,10 +40,9 @@ class Backend:
         self.refusals: list[str] = []
         self.synced = True
 
-    def put(self, type_url: str, name: str, version: str, fields: Mapping[str, Any]) -> None:
-        message = type_url.rpartition("/")[2]
-        body = proto.encode("google.protobuf.Any", proto.pack(message, fields))
-        self.types[type_url] = {**self.types.get(type_url, {}), name: Resource.of(name, version, body)}
+    def put(self, type_url: str, fields: Mapping[str, Any]) -> None:
+        made = build(type_url, fields)
+        self.types[type_url] = {**self.types.get(type_url, {}), made.name: made}
 
     def ready(self) -> bool:
         return self.synced
@@ -103,7 +102,7 @@ def node(namespace: str = "book", account: str = "reviews") -> dict[str, Any]:
 @pytest.fixture
 def backend() -> Backend:
     made = Backend()
-    made.put(CLUSTER, "a", "v1", {"name": "a"})
+    made.put(CLUSTER, {"name": "a"})
     return made
 
 
@@ -111,7 +110,7 @@ async def test_plaintext_port_answers_anybody(backend: Backend) -> None:
     """The port without authentication serves a proxy that only says who it is."""
     async with serving(backend) as (port, _):
         answer = await ask(port, {"node": node(), "type_url": CLUSTER})
-    assert [(one.name, one.version) for one in answer.resources] == [("a", "v1")]
+    assert [one.name for one in answer.resources] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -294,9 +293,9 @@ def _free_port() -> int:
 async def test_real_envoy_gets_updates_and_its_refusals_are_heard(backend: Backend, tmp_path: Path) -> None:
     """Requests follow a route update; a listener that Envoy refuses is reported, and the old one goes on."""
     port = _free_port()
-    backend.put(CLUSTER, "a", "v1", {"name": "a"})
-    backend.put(LISTENER, "l", "v1", listener(port))
-    backend.put(ROUTE, "r", "v1", route("one"))
+    backend.put(CLUSTER, {"name": "a"})
+    backend.put(LISTENER, listener(port))
+    backend.put(ROUTE, route("one"))
     async with serving(backend) as (xds_port, fleet):
         (tmp_path / "envoy.yaml").write_text(bootstrap(xds_port))
         envoy = await asyncio.create_subprocess_exec(
@@ -306,10 +305,10 @@ async def test_real_envoy_gets_updates_and_its_refusals_are_heard(backend: Backe
         )
         try:
             await _until(port, "one")
-            backend.put(ROUTE, "r", "v2", route("two"))
+            backend.put(ROUTE, route("two"))
             fleet.changed()
             await _until(port, "two")
-            backend.put(LISTENER, "l", "v2", {**listener(port), "filter_chains": [{"filters": [{"name": "nonsense"}]}]})
+            backend.put(LISTENER, {**listener(port), "filter_chains": [{"filters": [{"name": "nonsense"}]}]})
             fleet.changed()
             async with asyncio.timeout(10):
                 while not backend.refusals:

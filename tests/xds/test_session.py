@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilotfish.xds.session import CLUSTER, ENDPOINT, LISTENER, ROUTE, Request, Response, Session
-from pilotfish.xds.wire import Resource
+from pilotfish.envoy.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
+from pilotfish.envoy.resource import field as chunk
+from pilotfish.xds.session import Request, Response, Session
+
+
+def resource(name: str, version: str) -> Resource:
+    body = f"{name}={version}".encode()
+    return Resource(name, version, chunk(2, body), chunk(2, body), body)
 
 
 @dataclass
@@ -20,7 +26,7 @@ class Config:
     types: dict[str, dict[str, Resource]] = field(default_factory=dict)
 
     def set(self, type_url: str, **versions: str) -> None:
-        self.types[type_url] = {n: Resource.of(n, v, f"{n}={v}".encode()) for n, v in versions.items()}
+        self.types[type_url] = {n: resource(n, v) for n, v in versions.items()}
 
     def every(self, type_url: str) -> Mapping[str, Resource]:
         return self.types.setdefault(type_url, {})

@@ -21,15 +21,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pilotfish.xds.wire import Resource, delta_response, sotw_response
-
-TYPE_PREFIX = "type.googleapis.com/"
-CLUSTER = TYPE_PREFIX + "envoy.config.cluster.v3.Cluster"
-ENDPOINT = TYPE_PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
-LISTENER = TYPE_PREFIX + "envoy.config.listener.v3.Listener"
-ROUTE = TYPE_PREFIX + "envoy.config.route.v3.RouteConfiguration"
-SECRET = TYPE_PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
-EXTENSION = TYPE_PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
+from pilotfish.envoy.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Resource
+from pilotfish.xds.wire import delta_response, sotw_response
 
 ORDER = (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET)
 """Push order; types that are not listed follow in the order they were first asked for."""
@@ -222,11 +215,11 @@ class Session:
         self._count += 1
         nonce = str(self._count)
         if self.delta:
-            body = delta_response(watch.type_url, nonce, nonce, changed, leaving, self.control_plane)
+            body = delta_response(watch.type_url, nonce, changed, leaving, self.control_plane)
             count = len(changed) + len(leaving)
         else:
             sent = self._sotw_resources(watch, wanted, changed, staying)
-            body = sotw_response(watch.type_url, nonce, nonce, sent, self.control_plane)
+            body = sotw_response(watch.type_url, nonce, sent, self.control_plane)
             count = len(sent)
         for one in changed:
             watch.held[one.name] = one.version
