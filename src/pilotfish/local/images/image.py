@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from pilotfish.errors import UserError
+
 _DEFAULT_REGISTRY = "docker.io"
 _TAG = re.compile(r":[A-Za-z0-9_][A-Za-z0-9_.\-*]*$")
 
 
-class ImageError(Exception):
+class ImageError(UserError):
     """An image that cannot run; the text says which, why, and what to do."""
 
 

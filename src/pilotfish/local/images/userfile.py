@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pilotfish.local.images.builtin import outside_system
 from pilotfish.local.images.image import Image, ImageError, matches
 
 FILE = "images.yaml"
+_HEADER = "# Images of the local cluster: names mapped to commands. `pilotfish image --help` tells more.\nimages:\n"
+
+_PYTHON = re.compile(r"(python|pypy)[0-9.]*")
 
 _cache: dict[Path, tuple[tuple[int, int, int], dict[str, Image]]] = {}
 
@@ -53,6 +62,112 @@ def parse(text: str, where: str) -> dict[str, Image]:
                 raise _refusal(where, entry, f"{pattern} is there twice")
             images[pattern] = _image(entry, where, pattern)
     return images
+
+
+def describe(command: list[str], workdir: Path, mounts: list[Path], env: dict[str, str], user: int | None) -> Image:
+    """An entry for a command line of this machine, with what it needs to be seen in the container.
+
+    Raises `ImageError` when the command cannot be found.
+    """
+    place = workdir.resolve()
+    if place == Path("/"):
+        raise ImageError("/ cannot be shown to a container as a whole; choose another --workdir")
+    program = shutil.which(command[0], path=os.environ.get("PATH", os.defpath)) or shutil.which(place / command[0])
+    if program is None:
+        raise ImageError(f"{command[0]}: no such command on PATH or in {place}")
+    absolute = Path(program).absolute()
+    if _PYTHON.fullmatch(absolute.name):  # a version manager's stand-in would not work in the container
+        absolute = Path(_python(absolute, "print(sys.executable)")[0])
+    needed = [place, *mounts, *_needs(absolute)]
+    shown = outside_system([str(path.absolute()) for path in needed])
+    return Image([str(absolute), *command[1:]], [], env, str(place), shown, user)
+
+
+def _needs(program: Path) -> list[Path]:
+    """What a program reads when it starts: where it lives, its interpreter's home, Python's module path."""
+    needs = [program]
+    with program.open("rb") as file:
+        first = file.readline(256)
+    if first.startswith(b"#!"):
+        words = first[2:].decode(errors="replace").split()
+        words = [word for word in words[1:] if not word.startswith("-")] if words[0].endswith("/env") else words
+        interpreter = shutil.which(words[0]) if words else None
+        return needs + (_needs(Path(interpreter)) if interpreter else [])
+    if _PYTHON.fullmatch(program.name):
+        found = _python(program, "print(*{sys.prefix, sys.base_prefix, *filter(None, sys.path)}, sep='\\n')")
+        needs += [Path(line) for line in found if Path(line).exists()]
+    for place in {program, program.resolve()}:
+        needs.append(place.parent.parent if place.parent.name == "bin" else place)
+    return needs
+
+
+def _python(program: Path, script: str) -> list[str]:
+    """What a script says, run by the interpreter in question."""
+    command = [str(program), "-c", f"import sys; {script}"]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+    if done.returncode or not done.stdout:
+        raise ImageError(f"{program} does not run: {' '.join(done.stderr.split())}")
+    return done.stdout.splitlines()
+
+
+def add(data: Path, pattern: str, image: Image) -> bool:
+    """Write an entry, in the place of one with the same name; whether there was one."""
+    fields = {name: value for name, value in asdict(image).items() if value not in ([], {}, None)}
+    block = yaml.safe_dump({pattern: fields}, sort_keys=False, allow_unicode=True, width=10_000)
+    return _edit(data, pattern, [f"  {line}" for line in block.splitlines()])
+
+
+def remove(data: Path, pattern: str) -> bool:
+    """Remove an entry; whether there was one."""
+    return pattern in load(data) and _edit(data, pattern, [])
+
+
+def _edit(data: Path, pattern: str, block: list[str]) -> bool:
+    """Replace the lines of an entry by `block` (or append it). All other lines, comments too, stay as they are."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = data / FILE
+    lock = os.open(data, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
+        parse(text, str(path))
+        lines = text.splitlines()
+        found = _lines_of(pattern, text, str(path))
+        if found:
+            lines[found.start : found.stop] = block
+        elif block:
+            if not any(line.startswith("images:") for line in lines):
+                lines.append("images:")
+            lines += block
+        changed = "\n".join(lines) + "\n"
+        try:
+            parse(changed, str(path))
+        except ImageError as error:
+            raise ImageError(
+                f"{path} is written in a way that cannot be edited here; edit it by hand ({error})"
+            ) from error
+        temporary = path.with_suffix(".new")
+        temporary.write_text(changed, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        os.close(lock)
+    return found is not None
+
+
+def _lines_of(pattern: str, text: str, where: str) -> range | None:
+    """The lines of an entry: its key and all that is indented deeper."""
+    for _, images in _fields(compose(text, where), None, where, "the file"):
+        for key, _ in getattr(images, "value", []):
+            if key.value == pattern:
+                lines = text.splitlines()
+                start = end = key.start_mark.line
+                for number in range(start + 1, len(lines)):
+                    indent = len(lines[number]) - len(lines[number].lstrip())
+                    if lines[number].strip() and indent <= key.start_mark.column:
+                        break
+                    end = number if lines[number].strip() else end
+                return range(start, end + 1)
+    return None
 
 
 def compose(text: str, where: str) -> yaml.Node | None:
