@@ -5,6 +5,7 @@ from pilotfish.api.decode import from_json, to_json
 from pilotfish.api.errors import DecodeError, FieldError
 from pilotfish.api.kinds import BY_API_VERSION, KINDS, Kind
 from pilotfish.api.meta import Api, Duration, Source
+from pilotfish.api.unimplemented import unimplemented
 
 __all__ = [
     "BY_API_VERSION",
@@ -19,4 +20,5 @@ __all__ = [
     "decode",
     "from_json",
     "to_json",
+    "unimplemented",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pilotfish.api import networking
+from pilotfish.api import extensions, networking, security, telemetry
 from pilotfish.api.meta import Api
 
 
@@ -59,6 +59,8 @@ class Kind:
 
 
 _NETWORKING = "networking.istio.io"
+_SECURITY = "security.istio.io"
+_EXTENSIONS = "extensions.istio.io"
 _ALL = ("v1", "v1beta1", "v1alpha3")
 
 _KINDS = (
@@ -112,6 +114,44 @@ _KINDS = (
         (_AGE, Column("Address", ".spec.address", "Address of the workload.")),
     ),
     Kind("WorkloadGroup", _NETWORKING, "workloadgroups", networking.WorkloadGroup, _ALL, ("wg",), (_AGE,)),
+    Kind(
+        "AuthorizationPolicy",
+        _SECURITY,
+        "authorizationpolicies",
+        security.AuthorizationPolicy,
+        ("v1", "v1beta1"),
+        ("ap",),
+        (Column("Action", ".spec.action", "What happens when a rule holds."), _AGE),
+    ),
+    Kind(
+        "PeerAuthentication",
+        _SECURITY,
+        "peerauthentications",
+        security.PeerAuthentication,
+        ("v1", "v1beta1"),
+        ("pa",),
+        (Column("Mode", ".spec.mtls.mode", "Whether mutual TLS is demanded."), _AGE),
+    ),
+    Kind(
+        "RequestAuthentication",
+        _SECURITY,
+        "requestauthentications",
+        security.RequestAuthentication,
+        ("v1", "v1beta1"),
+        ("ra",),
+    ),
+    Kind(
+        "Telemetry",
+        "telemetry.istio.io",
+        "telemetries",
+        telemetry.Telemetry,
+        ("v1", "v1alpha1"),
+        ("telemetry",),
+        (_AGE,),
+        storage="v1alpha1",
+    ),
+    Kind("WasmPlugin", _EXTENSIONS, "wasmplugins", extensions.WasmPlugin, ("v1alpha1",), (), (_AGE,)),
+    Kind("TrafficExtension", _EXTENSIONS, "trafficextensions", extensions.TrafficExtension, ("v1alpha1",), (), (_AGE,)),
 )
 
 KINDS: Mapping[str, Kind] = {kind.kind: kind for kind in _KINDS}

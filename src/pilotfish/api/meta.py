@@ -36,11 +36,13 @@ class Api(
     forbid_unknown_fields=True,
     gc=False,  # trees of values: there are no cycles to collect
 ):
-    """Base of every message. `oneofs` names, by JSON name, groups of fields of which at most one may be set."""
+    """Base of every message."""
 
-    oneofs: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    rules: ClassVar[tuple[Rule, ...]] = ()
-    aliases: ClassVar[Mapping[str, str]] = {}
+    ONE_OF: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Groups of fields, by JSON name, of which at most one may be set."""
+    CEL: ClassVar[tuple[Rule, ...]] = ()
+    """Conditions on the message that the CRD carries."""
+    ALIASES: ClassVar[Mapping[str, str]] = {}
     """Other spellings of a field that the CRD keeps, to the field's JSON name."""
 
 
@@ -139,7 +141,7 @@ class Mode(StrEnum):
 
 
 class PortSelector(Api, frozen=True):
-    number: Annotated[UInt32, REQUIRED] = 0
+    number: UInt32 = 0
     """A port number, 1 to 65535."""
 
 

@@ -64,7 +64,7 @@ class Maglev(Api, frozen=True):
 class ConsistentHashLB(Api, frozen=True):
     """Keeps callers with equal keys on one endpoint."""
 
-    oneofs = (
+    ONE_OF = (
         ("httpHeaderName", "httpCookie", "useSourceIp", "httpQueryParameterName"),
         ("ringHash", "maglev"),
     )
@@ -135,8 +135,8 @@ class Warmup(Api, frozen=True):
 
 
 class LoadBalancerSettings(Api, frozen=True):
-    oneofs = (("simple", "consistentHash"),)
-    rules = (
+    ONE_OF = (("simple", "consistentHash"),)
+    CEL = (
         Rule(
             "(has(self.warmupDurationSecs) ? 1 : 0) + (has(self.warmup) ? 1 : 0) <= 1",
             "only one of warmupDurationSecs or warmup can be set",
@@ -241,7 +241,9 @@ class OutlierDetection(Api, frozen=True):
     """Most endpoints ejected, in percent; default 10."""
     min_health_percent: Int32 = 0
     """Below this percent of healthy endpoints, detection is off and traffic goes to all."""
-    outlier_detection_http_error_codes: tuple[UInt32, ...] = ()
+    outlier_detection_http_error_codes: Annotated[
+        tuple[UInt32, ...], schema(items={"type": "integer", "minimum": 100, "maximum": 599})
+    ] = ()
     """Status codes that count as errors."""
 
 

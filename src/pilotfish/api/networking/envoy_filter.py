@@ -160,8 +160,8 @@ class WaypointMatch(Api, frozen=True):
 
 
 class ObjectMatch(Api, frozen=True):
-    oneofs = (("listener", "routeConfiguration", "cluster", "waypoint"),)
-    rules = (
+    ONE_OF = (("listener", "routeConfiguration", "cluster", "waypoint"),)
+    CEL = (
         Rule(
             "has(self.context) ? (self.context == 'WAYPOINT' ? has(self.waypoint) : !has(self.waypoint)) : "
             "!has(self.waypoint)",
@@ -204,7 +204,7 @@ class ConfigPatch(Api, frozen=True):
 class EnvoyFilter(Api, frozen=True):
     """Changes to generated Envoy configuration. They depend on how it is generated: to be used with care."""
 
-    rules = (
+    CEL = (
         Rule(
             "(has(self.workloadSelector) ? 1 : 0) + (has(self.targetRefs) ? 1 : 0) <= 1",
             "only one of targetRefs or workloadSelector can be set",

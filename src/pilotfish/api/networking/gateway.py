@@ -35,7 +35,7 @@ class TLSCertificate(Api, frozen=True):
 
 
 class ServerTLSSettings(Api, frozen=True):
-    rules = (
+    CEL = (
         Rule(
             "(has(self.tlsCertificates) ? 1 : 0) + (has(self.credentialNames) ? 1 : 0) <= 1",
             "only one of credentialNames or tlsCertificates can be set",

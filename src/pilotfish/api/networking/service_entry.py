@@ -39,7 +39,7 @@ class ServicePort(Api, frozen=True):
 class ServiceEntry(Api, frozen=True):
     """A service outside the platform's registry: an external API, or virtual machines inside the mesh."""
 
-    rules = (
+    CEL = (
         Rule(
             "(has(self.workloadSelector) ? 1 : 0) + (has(self.endpoints) ? 1 : 0) <= 1",
             "only one of WorkloadSelector or Endpoints can be set",

@@ -38,7 +38,6 @@ class CaptureMode(StrEnum):
 class OutboundMode(StrEnum):
     REGISTRY_ONLY = "REGISTRY_ONLY"
     ALLOW_ANY = "ALLOW_ANY"
-    ALLOW_ANY_DYNAMIC_DNS = "ALLOW_ANY_DYNAMIC_DNS"
 
 
 class SidecarPort(Api, frozen=True):

@@ -12,7 +12,7 @@ from pilotfish.api.meta import DEPRECATED, REQUIRED, Api, Duration, Int32, PortS
 class StringMatch(Api, frozen=True):
     """How a string is matched, case-sensitive. Set with no form, or with an empty value: the string must be present."""
 
-    oneofs = (("exact", "prefix", "regex"),)
+    ONE_OF = (("exact", "prefix", "regex"),)
 
     exact: str | None = None
     """The whole value."""
@@ -109,7 +109,7 @@ class RedirectPortSelection(StrEnum):
 
 
 class HTTPRedirect(Api, frozen=True):
-    oneofs = (("port", "derivePort"),)
+    ONE_OF = (("port", "derivePort"),)
 
     uri: str = ""
     """New path; `%PREFIX()%…` replaces only the matched prefix."""
@@ -128,7 +128,7 @@ class HTTPRedirect(Api, frozen=True):
 
 
 class HTTPBody(Api, frozen=True):
-    oneofs = (("string", "bytes"),)
+    ONE_OF = (("string", "bytes"),)
 
     string: str | None = None
     """Body as text."""
@@ -207,7 +207,7 @@ class CorsPolicy(Api, frozen=True):
 
 
 class Delay(Api, frozen=True):
-    oneofs = (("fixedDelay", "exponentialDelay"),)
+    ONE_OF = (("fixedDelay", "exponentialDelay"),)
 
     percent: Annotated[Int32, DEPRECATED] = 0
     """Share of requests, whole percent. Use percentage."""
@@ -220,7 +220,7 @@ class Delay(Api, frozen=True):
 
 
 class Abort(Api, frozen=True):
-    oneofs = (("httpStatus", "grpcStatus", "http2Error"),)
+    ONE_OF = (("httpStatus", "grpcStatus", "http2Error"),)
 
     http_status: Int32 | None = None
     """HTTP status to answer with."""
@@ -249,7 +249,7 @@ class HTTPMirrorPolicy(Api, frozen=True):
 class HTTPRoute(Api, frozen=True):
     """Conditions on a request and what is done with it. The first route that matches is taken."""
 
-    aliases = {"mirror_percent": "mirrorPercent"}
+    ALIASES = {"mirror_percent": "mirrorPercent"}
 
     name: str = ""
     """Name of the route, in logs and statistics."""

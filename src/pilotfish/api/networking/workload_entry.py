@@ -11,7 +11,7 @@ from pilotfish.api.meta import Api, Rule, StringMap, UInt32, rule, schema
 class WorkloadEntry(Api, frozen=True):
     """One workload that is not a pod, such as a virtual machine, to be part of a service."""
 
-    rules = (
+    CEL = (
         Rule("has(self.address) || has(self.network)", "Address is required"),
         Rule(
             "(has(self.address) && self.address.startsWith('unix://')) ? !has(self.ports) : true",

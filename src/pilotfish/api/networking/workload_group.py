@@ -51,7 +51,7 @@ class GrpcHealthCheck(Api, frozen=True):
 
 
 class ReadinessProbe(Api, frozen=True):
-    oneofs = (("httpGet", "tcpSocket", "exec", "grpc"),)
+    ONE_OF = (("httpGet", "tcpSocket", "exec", "grpc"),)
 
     initial_delay_seconds: Annotated[Int32, _COUNT] = 0
     """Time before the first check."""
