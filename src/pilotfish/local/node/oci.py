@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pilotfish.local.node.rootfs import Mount
+from pilotfish.local.node.rootfs import Mount, Overlay
 from pilotfish.local.node.security import Security
 
 _MASKED = (
@@ -56,6 +56,8 @@ class Container:
     process: Process
     namespaces: Namespaces
     mounts: tuple[Mount, ...] = ()
+    overlays: tuple[Overlay, ...] = ()
+    """Mounted in place of the binds of the same targets."""
     hidden: tuple[str, ...] = ()
     """Directories in the container to be covered by an empty one."""
     shm: str = ""
@@ -101,7 +103,7 @@ def config(one: Container) -> dict[str, Any]:
         "ociVersion": "1.0.2",
         "process": process(one.process),
         "root": {"path": one.root, "readonly": security.readonly_root},
-        "mounts": [*_basic_mounts(one), *(_bind(m) for m in one.mounts), *map(_cover, one.hidden)],
+        "mounts": [*_basic_mounts(one), *_mounts(one), *map(_cover, one.hidden)],
         "linux": linux,
         # Without a full id map the kernel denies setgroups(2), which crun would call.
         "annotations": {} if one.full_map else {"run.oci.keep_original_groups": "1"},
@@ -141,6 +143,22 @@ def _basic_mounts(one: Container) -> list[dict[str, Any]]:
     if one.shm:
         mounts.append(_bind(Mount(one.shm, "/dev/shm", readonly=False)))  # noqa: S108 - the container's own
     return mounts
+
+
+def _mounts(one: Container) -> list[dict[str, Any]]:
+    """The binds and overlays, outer ones first."""
+    overlays = {o.target: o for o in one.overlays}
+    ordered = sorted(one.mounts, key=lambda m: m.target.count("/"))
+    return [_overlay(overlays[m.target]) if m.target in overlays else _bind(m) for m in ordered]
+
+
+def _overlay(one: Overlay) -> dict[str, Any]:
+    return {
+        "destination": one.target,
+        "type": "overlay",
+        "source": "overlay",
+        "options": [f"lowerdir={one.skeleton}:{one.lower}", "ro"],
+    }
 
 
 def _bind(mount: Mount) -> dict[str, Any]:

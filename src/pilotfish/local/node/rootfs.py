@@ -8,7 +8,7 @@ is reachable whatever the modes of the directories above it on the machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,15 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class Overlay:
+    """A read-only join of directories, the first on top: mount points that `lower` lacks come from `skeleton`."""
+
+    target: str
+    skeleton: str
+    lower: str
+
+
+@dataclass(frozen=True)
 class System:
     """What of the machine every container gets; the same for all, looked up once."""
 
@@ -110,14 +119,18 @@ def passwd(uid: int, gid: int) -> str:
     return f"{_PASSWD}user{uid}:x:{uid}:{gid}::/home:/bin/sh\n"
 
 
-def build(root: Path, system: System, targets: Iterable[Mount], uid: int, gid: int, hostname: str) -> None:
-    """Make the directory that becomes a container's root, with a mount point for every mount."""
+def build(root: Path, system: System, mounts: Sequence[Mount], uid: int, gid: int, hostname: str) -> list[Overlay]:
+    """Make the directory that becomes a container's root, with a mount point for every mount.
+
+    A mount below a read-only directory of the machine that has no such entry needs a mount point there. Nothing may
+    be made on the machine, so the directory is to be mounted as one of the returned overlays instead of bound.
+    """
     root.mkdir(mode=0o755, parents=True)
     for name, mode in _OWN.items():
         path = root / name
         path.mkdir()
         path.chmod(mode)
-    (root / "var/run").symlink_to("/run")
+    (root / "var/run").symlink_to("../run")  # relative, so that mount points made below stay inside
     for name, target in system.links.items():
         (root / name).symlink_to(target)
     etc = root / "etc"
@@ -126,24 +139,35 @@ def build(root: Path, system: System, targets: Iterable[Mount], uid: int, gid: i
     (etc / "nsswitch.conf").write_text(_NSSWITCH)
     (etc / "hostname").write_text(hostname + "\n")
     (etc / "mtab").symlink_to("/proc/self/mounts")
-    for mount in targets:
-        _mount_point(root, mount)
+    overlays: dict[str, Overlay] = {}
+    skeletons = root.with_name(root.name + "-mountpoints")
+    for mount in mounts:
+        target = "/" + str((root / mount.target.lstrip("/")).resolve().relative_to(root.resolve()))
+        parent = _parent(target, mount, mounts)
+        if parent is None:
+            _mount_point(root / target.lstrip("/"), mount.source)
+            continue
+        inner = target[len(parent.target) :].lstrip("/")
+        if (Path(parent.source) / inner).exists() or not parent.readonly:
+            # A writable parent is a volume: the runtime makes the mount point in it, as on any node.
+            continue
+        skeleton = skeletons / parent.target.strip("/").replace("/", "-")
+        overlays[parent.target] = Overlay(parent.target, str(skeleton), parent.source)
+        _mount_point(skeleton / inner, mount.source)
+    return list(overlays.values())
 
 
-def _mount_point(root: Path, mount: Mount) -> None:
-    """Create the target of a mount, unless another mount will provide it (then the runtime follows it)."""
-    target = root / mount.target.lstrip("/")
-    if target.exists() or target.is_symlink():
+def _parent(target: str, mount: Mount, mounts: Sequence[Mount]) -> Mount | None:
+    """The mount that `target` lies in, the deepest one."""
+    above = [m for m in mounts if m is not mount and target.startswith(m.target.rstrip("/") + "/")]
+    return max(above, key=lambda m: len(m.target), default=None)
+
+
+def _mount_point(target: Path, source: str) -> None:
+    if target.exists():
         return
-    _make_parents(root, target.parent)
-    if Path(mount.source).is_dir():
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if Path(source).is_dir():
         target.mkdir(exist_ok=True)
     else:
         target.touch()
-
-
-def _make_parents(root: Path, directory: Path) -> None:
-    if directory == root or directory.exists():
-        return
-    _make_parents(root, directory.parent)
-    directory.mkdir(mode=0o755, exist_ok=True)
