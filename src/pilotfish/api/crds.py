@@ -25,7 +25,7 @@ _DURATION_RULE = {
     "rule": "duration(self) >= duration('1ms')",
     "message": "must be a valid duration greater than 1ms",
 }
-_ZERO_ALLOWED = {("HTTPCookie", "ttl"), ("CorsPolicy", "maxAge")}
+_ZERO_ALLOWED = {("HTTPCookie", "ttl"), ("TCPSettings", "idleTimeout"), ("RetryBudget", "budgetInterval")}
 """Durations for which 0s has a meaning."""
 
 
@@ -35,12 +35,12 @@ def crds() -> list[dict[str, Any]]:
 
 
 def _crd(kind: Kind) -> dict[str, Any]:
-    spec = _spec_schema(kind)
+    spec = _struct(kind.type)
     root: Schema = {
         "type": "object",
         "properties": {"spec": spec, "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
     }
-    if spec.get("required"):
+    if kind.spec_required:
         root["required"] = ["spec"]
     versions = [
         {
@@ -108,10 +108,6 @@ def _column(column: Column) -> dict[str, str]:
     }
 
 
-def _spec_schema(kind: Kind) -> Schema:
-    return _struct(kind.type)
-
-
 def _struct(cls: type[Api]) -> Schema:
     documented = _documentation(cls)
     result: Schema = {"type": "object"}
@@ -123,6 +119,9 @@ def _struct(cls: type[Api]) -> Schema:
         schema = _schema(field.type)
         if _is_duration(field.type) and (cls.__name__, field.encode_name) not in _ZERO_ALLOWED:
             schema["x-kubernetes-validations"] = [_DURATION_RULE]
+        wrapper = schema["type"] in {"boolean", "integer", "number"} and field.default is None
+        if wrapper and not any(field.encode_name in group for group in cls.ONE_OF):
+            schema["nullable"] = True
         if field.name in documented:
             schema = {"description": documented[field.name], **schema}
         properties[field.encode_name] = schema

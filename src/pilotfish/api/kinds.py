@@ -34,7 +34,8 @@ class Kind:
     columns: tuple[Column, ...] = ()
     storage: str = ""
     """Version objects are stored in; empty means the first."""
-    namespaced: bool = True
+    spec_required: bool = False
+    """The CRD refuses objects without a spec."""
 
     @property
     def singular(self) -> str:
@@ -89,6 +90,7 @@ _KINDS = (
             Column("Resolution", ".spec.resolution", "How its endpoints are found."),
             _AGE,
         ),
+        spec_required=True,
     ),
     Kind("Sidecar", _NETWORKING, "sidecars", networking.Sidecar, _ALL),
     Kind(
@@ -112,8 +114,18 @@ _KINDS = (
         _ALL,
         ("we",),
         (_AGE, Column("Address", ".spec.address", "Address of the workload.")),
+        spec_required=True,
     ),
-    Kind("WorkloadGroup", _NETWORKING, "workloadgroups", networking.WorkloadGroup, _ALL, ("wg",), (_AGE,)),
+    Kind(
+        "WorkloadGroup",
+        _NETWORKING,
+        "workloadgroups",
+        networking.WorkloadGroup,
+        _ALL,
+        ("wg",),
+        (_AGE,),
+        spec_required=True,
+    ),
     Kind(
         "AuthorizationPolicy",
         _SECURITY,
@@ -150,8 +162,19 @@ _KINDS = (
         (_AGE,),
         storage="v1alpha1",
     ),
-    Kind("WasmPlugin", _EXTENSIONS, "wasmplugins", extensions.WasmPlugin, ("v1alpha1",), (), (_AGE,)),
-    Kind("TrafficExtension", _EXTENSIONS, "trafficextensions", extensions.TrafficExtension, ("v1alpha1",), (), (_AGE,)),
+    Kind(
+        "WasmPlugin", _EXTENSIONS, "wasmplugins", extensions.WasmPlugin, ("v1alpha1",), (), (_AGE,), spec_required=True
+    ),
+    Kind(
+        "TrafficExtension",
+        _EXTENSIONS,
+        "trafficextensions",
+        extensions.TrafficExtension,
+        ("v1alpha1",),
+        (),
+        (_AGE,),
+        spec_required=True,
+    ),
 )
 
 KINDS: Mapping[str, Kind] = {kind.kind: kind for kind in _KINDS}

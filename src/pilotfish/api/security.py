@@ -111,7 +111,9 @@ class JWTRule(Api, frozen=True):
     """Headers that get single claims."""
     timeout: Duration | None = None
     """Time to fetch the keys; default 5s."""
-    space_delimited_claims: Annotated[tuple[str, ...], schema(maxItems=64)] = ()
+    space_delimited_claims: Annotated[
+        tuple[str, ...], schema(maxItems=64, items={"type": "string", "minLength": 1})
+    ] = ()
     """Claims whose value is a list separated by spaces."""
 
 

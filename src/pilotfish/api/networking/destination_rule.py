@@ -14,7 +14,6 @@ from pilotfish.api.meta import (
     Int32,
     PolicySelector,
     PortSelector,
-    Rule,
     StringMap,
     UInt32,
     UInt64,
@@ -136,12 +135,6 @@ class Warmup(Api, frozen=True):
 
 class LoadBalancerSettings(Api, frozen=True):
     ONE_OF = (("simple", "consistentHash"),)
-    CEL = (
-        Rule(
-            "(has(self.warmupDurationSecs) ? 1 : 0) + (has(self.warmup) ? 1 : 0) <= 1",
-            "only one of warmupDurationSecs or warmup can be set",
-        ),
-    )
 
     simple: SimpleLB | None = None
     """A standard algorithm; default LEAST_REQUEST."""

@@ -63,11 +63,17 @@ class ServiceEntry(Api, frozen=True):
     hosts: Annotated[
         tuple[str, ...],
         REQUIRED,
-        schema(minItems=1, maxItems=256),
-        rule("self.all(host, host != '*')", "hostname cannot be wildcard"),
+        schema(
+            minItems=1,
+            maxItems=256,
+            items={
+                "type": "string",
+                "x-kubernetes-validations": [{"rule": "self != '*'", "message": "hostname cannot be wildcard"}],
+            },
+        ),
     ] = ()
     """Host names of the service: the Host header for HTTP, the SNI for TLS; ignored for plain TCP."""
-    addresses: Annotated[tuple[str, ...], schema(maxItems=256)] = ()
+    addresses: Annotated[tuple[str, ...], schema(maxItems=256, items={"type": "string", "maxLength": 64})] = ()
     """Virtual IPs (or CIDRs, with resolution NONE or STATIC) clients connect to."""
     ports: Annotated[
         tuple[ServicePort, ...],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pilotfish.api.meta import DEPRECATED, REQUIRED, Api, StringMap, UInt32, rule, schema
+from pilotfish.api.meta import DEPRECATED, REQUIRED, Api, StringMap, UInt32, schema
 from pilotfish.api.networking.destination_rule import ConnectionPoolSettings
 from pilotfish.api.networking.gateway import ServerTLSSettings
 from pilotfish.api.networking.virtual_service import Destination
@@ -24,7 +24,6 @@ class WorkloadSelector(Api, frozen=True):
                 ],
             },
         ),
-        rule("self.all(key, key.size() != 0)", "key must not be empty"),
     ] = {}
     """Labels a workload of the namespace must all carry."""
 

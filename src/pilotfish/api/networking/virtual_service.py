@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
-from pilotfish.api.meta import DEPRECATED, REQUIRED, Api, Duration, Int32, PortSelector, StringMap, UInt32
+from pilotfish.api.meta import DEPRECATED, REQUIRED, Api, Duration, Int32, PortSelector, StringMap, UInt32, schema
 
 
 class StringMatch(Api, frozen=True):
@@ -132,7 +132,7 @@ class HTTPBody(Api, frozen=True):
 
     string: str | None = None
     """Body as text."""
-    bytes: str | None = None
+    bytes: Annotated[str | None, schema(format="byte")] = None
     """Body in base64."""
 
 

@@ -7,12 +7,13 @@ from typing import Annotated
 
 from pilotfish.api.meta import Api, Rule, StringMap, UInt32, rule, schema
 
+_PORT = {"rule": "0 < self && self <= 65535", "message": "port must be between 1-65535"}
 
-class WorkloadEntry(Api, frozen=True):
-    """One workload that is not a pod, such as a virtual machine, to be part of a service."""
+
+class WorkloadTemplate(Api, frozen=True):
+    """What the workloads of a WorkloadGroup have in common."""
 
     CEL = (
-        Rule("has(self.address) || has(self.network)", "Address is required"),
         Rule(
             "(has(self.address) && self.address.startsWith('unix://')) ? !has(self.ports) : true",
             "UDS may not include ports",
@@ -31,7 +32,15 @@ class WorkloadEntry(Api, frozen=True):
     """Its address: an IP, a DNS name (with resolution DNS) or unix:///path. May be absent when `network` is set."""
     ports: Annotated[
         Mapping[str, UInt32],
-        schema(maxProperties=128),
+        schema(
+            maxProperties=128,
+            additionalProperties={
+                "type": "integer",
+                "minimum": 0,
+                "maximum": 65535,
+                "x-kubernetes-validations": [_PORT],
+            },
+        ),
         rule(
             "self.all(key, size(key) < 63 && key.matches('^[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?$'))",
             "port name must be valid",
@@ -48,3 +57,9 @@ class WorkloadEntry(Api, frozen=True):
     """Share of the load relative to others of its locality; 0 counts as 1."""
     service_account: Annotated[str, schema(maxLength=253)] = ""
     """Service account in the namespace of the object: its identity in the mesh."""
+
+
+class WorkloadEntry(WorkloadTemplate, frozen=True):
+    """One workload that is not a pod, such as a virtual machine, to be part of a service."""
+
+    CEL = (Rule("has(self.address) || has(self.network)", "Address is required"), *WorkloadTemplate.CEL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pilotfish.api.meta import REQUIRED, Api, Int32, StringMap, UInt32, rule, schema
-from pilotfish.api.networking.workload_entry import WorkloadEntry
+from pilotfish.api.networking.workload_entry import WorkloadTemplate
 
 _PORT = rule("0 < self && self <= 65535", "port must be between 1-65535")
 _COUNT = schema(minimum=0)
@@ -39,7 +39,7 @@ class TCPHealthCheck(Api, frozen=True):
 
 
 class ExecHealthCheck(Api, frozen=True):
-    command: Annotated[tuple[str, ...], REQUIRED] = ()
+    command: Annotated[tuple[str, ...], REQUIRED, schema(items={"type": "string", "minLength": 1})] = ()
     """Program and arguments; exit status 0 means healthy."""
 
 
@@ -85,7 +85,7 @@ class WorkloadGroup(Api, frozen=True):
 
     metadata: TemplateMeta | None = None
     """Labels and annotations for the WorkloadEntries."""
-    template: Annotated[WorkloadEntry | None, REQUIRED] = None
+    template: Annotated[WorkloadTemplate | None, REQUIRED] = None
     """What the WorkloadEntries have in common; without an address."""
     probe: ReadinessProbe | None = None
     """How an instance's health is checked."""
