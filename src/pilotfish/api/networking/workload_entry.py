@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pilotfish.api.meta import Api, Rule, StringMap, UInt32, rule, schema
 
-_PORT = {"rule": "0 < self && self <= 65535", "message": "port must be between 1-65535"}
+_PORT = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": 65535,
+    "x-kubernetes-validations": [{"rule": "0 < self && self <= 65535", "message": "port must be between 1-65535"}],
+}
 
 
 class WorkloadTemplate(Api, frozen=True):
     """What the workloads of a WorkloadGroup have in common."""
 
-    CEL = (
+    CEL: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "(has(self.address) && self.address.startsWith('unix://')) ? !has(self.ports) : true",
             "UDS may not include ports",
@@ -34,12 +39,7 @@ class WorkloadTemplate(Api, frozen=True):
         Mapping[str, UInt32],
         schema(
             maxProperties=128,
-            additionalProperties={
-                "type": "integer",
-                "minimum": 0,
-                "maximum": 65535,
-                "x-kubernetes-validations": [_PORT],
-            },
+            additionalProperties=_PORT,
         ),
         rule(
             "self.all(key, size(key) < 63 && key.matches('^[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?$'))",
@@ -62,4 +62,7 @@ class WorkloadTemplate(Api, frozen=True):
 class WorkloadEntry(WorkloadTemplate, frozen=True):
     """One workload that is not a pod, such as a virtual machine, to be part of a service."""
 
-    CEL = (Rule("has(self.address) || has(self.network)", "Address is required"), *WorkloadTemplate.CEL)
+    CEL: ClassVar[tuple[Rule, ...]] = (
+        Rule("has(self.address) || has(self.network)", "Address is required"),
+        *WorkloadTemplate.CEL,
+    )
