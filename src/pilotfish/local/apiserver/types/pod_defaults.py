@@ -180,7 +180,7 @@ def _pod_requests(spec: Spec) -> None:
 
 
 def requests_of(spec: Spec, what: str = "requests") -> dict[str, str]:
-    """The containers' requests (or limits) together: those that run at once add up, init containers count one by one."""
+    """The containers' requests (or limits) together: those that run at once add up, init containers go one by one."""
     running: dict[str, Decimal] = {}
     sidecars: dict[str, Decimal] = {}
     highest: dict[str, Decimal] = {}
