@@ -97,7 +97,8 @@ def _needs(program: Path) -> list[Path]:
         found = _python(program, "print(*{sys.prefix, sys.base_prefix, *filter(None, sys.path)}, sep='\\n')")
         needs += [Path(line) for line in found if Path(line).exists()]
     for place in {program, program.resolve()}:
-        needs.append(place.parent.parent if place.parent.name == "bin" else place)
+        home = place.parent.parent
+        needs.append(home if place.parent.name == "bin" and home != Path("/") else place)
     return needs
 
 
