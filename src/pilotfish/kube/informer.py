@@ -142,6 +142,7 @@ class Informer:
         self._transform = transform
         self._handlers: list[Handler] = []
         self._resource_version = ""
+        self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}
 
     def add_handler(self, handler: Handler) -> None:
         """`handler` is called for every change from now on, and first for every object that is there already.
@@ -164,6 +165,35 @@ class Informer:
                 yield await queue.get()
         finally:
             self.remove_handler(queue.put_nowait)
+
+    async def caught_up(self, resource_version: str, seconds: float = 5.0) -> bool:
+        """Wait until the store is as new as a version read or written elsewhere; False when that takes too long.
+
+        Only for an informer without selectors: one that does not hear of a change does not move on. Versions are
+        compared as numbers (https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions).
+        """
+        wanted = int(resource_version)
+        return await self.until(lambda: int(self._resource_version or 0) >= wanted, seconds)
+
+    async def until(self, predicate: Callable[[], bool], seconds: float = 5.0) -> bool:
+        """Wait until `predicate`, which looks at the store, holds; False when that takes too long."""
+        if predicate():
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[future] = predicate
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting.pop(future, None)
+        return True
+
+    def _wake(self) -> None:
+        for future, predicate in self._waiting.items():
+            if not future.done() and predicate():
+                future.set_result(None)
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -214,6 +244,7 @@ class Informer:
         self._resource_version = listed.resource_version
         self.last_error = None
         self.synced.set()
+        self._wake()
 
     def _take(self, event_type: str, obj: Object) -> None:
         if event_type == "DELETED":
@@ -221,6 +252,8 @@ class Informer:
         elif event_type != "BOOKMARK":
             self._put(obj)
         self._resource_version = obj["metadata"]["resourceVersion"]
+        if self._waiting:
+            self._wake()
 
     def _put(self, obj: Object) -> None:
         key = key_of(obj)

@@ -1,0 +1,163 @@
+"""ReplicaSet: so many pods of one template, no more, no fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from pilotfish.kube.errors import ApiStatusError, KubeError
+from pilotfish.kube.informer import Change
+from pilotfish.kube.meta import (
+    Key,
+    controller_of,
+    controller_reference,
+    find_condition,
+    format_time,
+    is_deleting,
+    key_of,
+    labels_of,
+    matches_selector,
+    now,
+    with_condition,
+)
+from pilotfish.kube.resources import PODS, REPLICA_SETS, Object
+from pilotfish.local.controllers.base import Cluster, Controller, in_batches, without_zeros
+from pilotfish.local.controllers.pods import (
+    deletion_order,
+    from_template,
+    is_active,
+    is_available,
+    is_finished,
+    is_ready,
+    seconds_until_available,
+)
+
+_BURST = 500  # pods created or deleted in one go
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    create: int
+    delete: Sequence[Object]
+
+
+def plan(replica_set: Mapping[str, Any], pods: Sequence[Object]) -> Plan:
+    """How many pods are missing, or which are too many. `pods` are all that the ReplicaSet controls."""
+    if is_deleting(replica_set):
+        return Plan(0, ())
+    active = [pod for pod in pods if is_active(pod)]
+    missing = desired_replicas(replica_set) - len(active)
+    if missing >= 0:
+        return Plan(min(missing, _BURST), ())
+    return Plan(0, deletion_order(active)[: min(-missing, _BURST)])
+
+
+def desired_replicas(owner: Mapping[str, Any]) -> int:
+    replicas = owner["spec"].get("replicas")
+    return 1 if replicas is None else int(replicas)
+
+
+def status(replica_set: Mapping[str, Any], pods: Sequence[Object], failure: str | None, at: datetime) -> Object:
+    """The status for the pods it controls; `failure` is `Reason: text` of a create or delete that was refused."""
+    spec, old = replica_set["spec"], replica_set.get("status") or {}
+    active = [pod for pod in pods if is_active(pod)]
+    template_labels = (spec["template"].get("metadata") or {}).get("labels") or {}
+    minimum = int(spec.get("minReadySeconds") or 0)
+    conditions = [one for one in old.get("conditions") or () if one["type"] != "ReplicaFailure"]
+    if failure:
+        reason, _, text = failure.partition(": ")
+        previous = find_condition(old.get("conditions"), "ReplicaFailure")
+        condition = {
+            "type": "ReplicaFailure",
+            "status": "True",
+            "lastTransitionTime": format_time(at),
+            "reason": reason,
+            "message": text,
+        }
+        conditions = with_condition([*conditions, *([previous] if previous else [])], condition)
+    counts = without_zeros(
+        {
+            "fullyLabeledReplicas": sum(template_labels.items() <= labels_of(pod).items() for pod in active),
+            "readyReplicas": sum(is_ready(pod) for pod in active),
+            "availableReplicas": sum(is_available(pod, minimum, at) for pod in active),
+            "observedGeneration": replica_set["metadata"].get("generation", 0),
+            "conditions": conditions,
+        }
+    )
+    # The one count that Go writes when it is zero.
+    terminating = sum(is_deleting(pod) and not is_finished(pod) for pod in pods)
+    return {"replicas": len(active), **counts, **({"terminatingReplicas": terminating} if terminating else {})}
+
+
+class ReplicaSetController(Controller):
+    name = "replicaset-controller"
+    workers = 8
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster)
+        self._sets = self.watch(REPLICA_SETS).store
+        self._pods = self.watch(PODS, self._pod_changed).store
+
+    def _pod_changed(self, change: Change) -> None:
+        pod = change.object
+        self.enqueue_owner(REPLICA_SETS)(change)
+        if change.new is not None and controller_of(pod) is None and labels_of(pod):
+            for one in self._sets.in_namespace(key_of(pod)[0]):
+                if matches_selector(one["spec"].get("selector"), labels_of(pod)):
+                    self.queue.add(key_of(one))
+
+    async def sync(self, key: Key) -> None:
+        replica_set = self._sets.get(*key)
+        if replica_set is None:
+            return
+        selector = replica_set["spec"].get("selector")
+        candidates = self._pods.in_namespace(key[0])
+        pods = await self.cluster.claim(replica_set, REPLICA_SETS, selector, PODS, candidates)
+        failure, error = await self._act(replica_set, plan(replica_set, pods))
+        pods = [
+            pod
+            for pod in self._pods.in_namespace(key[0])
+            if (controller_of(pod) or {}).get("uid") == replica_set["metadata"]["uid"]
+        ]
+        at = now()
+        await self.cluster.update_status(REPLICA_SETS, replica_set, status(replica_set, pods, failure, at))
+        wait = seconds_until_available(pods, int(replica_set["spec"].get("minReadySeconds") or 0), at)
+        if wait is not None:
+            self.queue.add_after(key, wait)
+        if error is not None:
+            raise error
+
+    async def _act(self, replica_set: Object, todo: Plan) -> tuple[str | None, KubeError | None]:
+        try:
+            await in_batches([partial(self._create, replica_set)] * todo.create)
+        except KubeError as error:
+            if isinstance(error, ApiStatusError) and "NamespaceTerminating" in {c.get("reason") for c in error.causes}:
+                return None, None
+            return f"FailedCreate: {error}", error
+        try:
+            await in_batches([partial(self._delete, replica_set, pod) for pod in todo.delete])
+        except KubeError as error:
+            return f"FailedDelete: {error}", error
+        return None, None
+
+    async def _create(self, replica_set: Object) -> None:
+        namespace, name = key_of(replica_set)
+        reference = controller_reference(replica_set, REPLICA_SETS)
+        template = replica_set["spec"]["template"]
+        try:
+            made = await self.cluster.create(PODS, from_template(template, namespace, reference, prefix=f"{name}-"))
+        except KubeError as error:
+            self.events.record(replica_set, "Warning", "FailedCreate", f"Error creating: {error}")
+            raise
+        self.events.record(replica_set, "Normal", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
+
+    async def _delete(self, replica_set: Object, pod: Object) -> None:
+        try:
+            await self.cluster.delete(PODS, pod)
+        except KubeError as error:
+            self.events.record(replica_set, "Warning", "FailedDelete", f"Error deleting: {error}")
+            raise
+        self.events.record(replica_set, "Normal", "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
