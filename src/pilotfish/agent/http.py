@@ -111,10 +111,11 @@ class HttpServer:
             return Response(500, b"internal error\n")
 
 
-async def _next(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Event | type[h11.PAUSED]:
+async def _next(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Event | None:
+    """The next event; None when the connection cannot go on."""
     while (event := connection.next_event()) is h11.NEED_DATA:
         connection.receive_data(await asyncio.wait_for(reader.read(65536), IDLE_SECONDS))
-    return event
+    return event if isinstance(event, h11.Event) else None
 
 
 class TooLargeError(Exception):

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from grpclib import GRPCError
 from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.exceptions import StreamTerminatedError
+from grpclib.protocol import H2Protocol
 
 from pilotfish.agent import protowire
 from pilotfish.agent.certificates import BytesCodec
@@ -50,7 +51,7 @@ class AppProbes:
         except TooLargeError:
             return Response(200)  # the status was good and came first; the rest does not matter
         except (OSError, TimeoutError, GRPCError, StreamTerminatedError) as error:
-            return Response(500, f"{error or type(error).__name__}\n".encode())
+            return Response(500, f"{type(error).__name__}: {error}\n".encode())
         return Response(500, b"the registered probe has no handler\n")
 
     def _source(self) -> str:
@@ -81,7 +82,7 @@ class AppProbes:
         return Response(200)
 
     async def _grpc(self, probe: Mapping[str, Any], limit: float) -> Response:
-        channel = Channel(self._host, int(probe["port"]), codec=BytesCodec())
+        channel = _LocalChannel(self._host, int(probe["port"]), self._source())
         try:
             method: Any = UnaryUnaryMethod(channel, GRPC_HEALTH, bytes, bytes)
             answer = await method(protowire.chunk(1, str(probe.get("service") or "")), timeout=limit)
@@ -89,3 +90,17 @@ class AppProbes:
             channel.close()
         healthy = any(number == 1 and value == SERVING for number, value in protowire.fields(answer))
         return Response(200 if healthy else 500)
+
+
+class _LocalChannel(Channel):
+    """A channel that comes from a chosen local address; the library has no option for it."""
+
+    def __init__(self, host: str, port: int, source: str) -> None:
+        super().__init__(host, port, codec=BytesCodec())
+        self._source = source
+
+    async def _create_connection(self) -> H2Protocol:
+        _, protocol = await self._loop.create_connection(
+            self._protocol_factory, self._host, self._port, local_addr=(self._source, 0)
+        )
+        return protocol
