@@ -37,6 +37,10 @@ class Strategy:
     def validate(self, obj: Object) -> list[FieldError]:
         return []
 
+    def validate_create(self, obj: Object) -> list[FieldError]:
+        """Errors that only a new object can have. `validate(obj)` runs as well."""
+        return []
+
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
         """Errors that only a change can have, such as immutable fields. `validate(new)` runs as well."""
         return []

@@ -107,7 +107,9 @@ def validation(core: Core, resource: Resource, obj: Object, old: Object | None) 
     """All field errors of an object; `old` is its former state, if it had one."""
     errors = schema.validate(core.registry.schema(resource), obj, old)
     errors += resource.strategy.validate(obj)
-    if old is not None:
+    if old is None:
+        errors += resource.strategy.validate_create(obj)
+    else:
         errors += resource.strategy.validate_update(obj, old)
     return errors
 
