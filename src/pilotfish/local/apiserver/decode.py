@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pilotfish.local.apiserver import protobuf
 from pilotfish.local.apiserver.errors import ApiError, FieldError, Reason, bad_request, invalid
 from pilotfish.local.apiserver.request import Request
 from pilotfish.local.apiserver.resource import Object
@@ -57,7 +58,9 @@ def parse(body: bytes, media: str) -> Any:
             return _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise bad_request(f"couldn't get version/kind; json parse error: {error}") from None
-    raise unsupported("application/json", "application/yaml")
+    if media == protobuf.MEDIA:
+        return protobuf.decode(body)
+    raise unsupported("application/json", "application/yaml", protobuf.MEDIA)
 
 
 def _parse_yaml(body: bytes) -> Any:
@@ -75,7 +78,7 @@ def duplicates(body: bytes, media: str) -> list[str]:
     """Messages for keys that come twice in one JSON object: `duplicate field "spec.hostNetwork"`."""
     from pilotfish.local.apiserver import schema as schemas  # noqa: PLC0415 - heavy, and only writes need it
 
-    if media in _YAML and body.lstrip()[:1] != b"{":
+    if media == protobuf.MEDIA or (media in _YAML and body.lstrip()[:1] != b"{"):
         return []  # YAML refuses repeated keys itself
     return schemas.find_duplicates(body)
 
