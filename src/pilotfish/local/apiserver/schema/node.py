@@ -85,6 +85,7 @@ class Schema:
         "required",
         "resource_root",
         "rules",
+        "status_subresource",
         "structural",
         "type",
         "unique_items",
@@ -141,6 +142,8 @@ class Schema:
     one_of: tuple[Schema, ...]
     negated: Schema | None
     structural: bool
+    status_subresource: bool
+    """On the root of a custom resource: it has `/status`, so its status is owned there only."""
     resource_root: bool
     """A whole object of a custom resource, with apiVersion, kind and metadata."""
     default_keys: tuple[tuple[str, Any], ...]
@@ -155,7 +158,7 @@ class Schema:
         self.required = self.map_keys = self.default_keys = self.default_children = self.item_keys = ()
         self.all_of = self.any_of = self.one_of = self.validations = ()
         self.nullable = self.int_or_string = self.quantity = self.preserve_unknown = self.embedded = False
-        self.structural = self.resource_root = self.unique_items = False
+        self.structural = self.status_subresource = self.resource_root = self.unique_items = False
         self.exclusive_minimum = self.exclusive_maximum = False
         self.list_type, self.map_type = "atomic", "granular"
         self.patch_strategy = frozenset()
@@ -418,7 +421,7 @@ def _finish(nodes: Iterable[Schema]) -> None:
         if node.list_type == "map" and node.items is not None:
             properties = node.items.properties
             node.item_keys = tuple(
-                (key, properties[key].default if key in properties else ABSENT) for key in node.map_keys
+                (key, properties[key].default if key in properties else ABSENT) for key in sorted(node.map_keys)
             )
 
 
