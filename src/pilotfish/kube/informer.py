@@ -306,12 +306,19 @@ class Informers:
         labels: str = "",
         fields: str = "",
         metadata_only: bool = False,
+        transform: Callable[[Object], Object] | None = None,
     ) -> Informer:
-        """Runs once `start` has been called."""
+        """Runs once `start` has been called. `transform` is that of the first who asks."""
         key = (resource, namespace, labels, fields, metadata_only)
         if key not in self._informers:
             self._informers[key] = Informer(
-                self.client, resource, namespace, labels=labels, fields=fields, metadata_only=metadata_only
+                self.client,
+                resource,
+                namespace,
+                labels=labels,
+                fields=fields,
+                metadata_only=metadata_only,
+                transform=transform,
             )
             if self._running:
                 self._run(key)

@@ -1,1 +1,50 @@
-"""The control loops: each watches the API and writes to it, like any other client."""
+"""The control loops of the local cluster, clients of its API like any other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from pilotfish.kube.client import Client
+from pilotfish.local.controllers.base import Cluster, Controller
+from pilotfish.local.controllers.daemonset import DaemonSetController
+from pilotfish.local.controllers.deployment import DeploymentController
+from pilotfish.local.controllers.garbagecollector import GarbageCollector
+from pilotfish.local.controllers.namespace import NamespaceController
+from pilotfish.local.controllers.replicaset import ReplicaSetController
+from pilotfish.local.controllers.root_ca import RootCAController
+from pilotfish.local.controllers.scheduler import Scheduler
+from pilotfish.local.controllers.serviceaccount import ServiceAccountController, TokenController
+from pilotfish.local.controllers.statefulset import StatefulSetController
+
+_log = logging.getLogger(__name__)
+
+CONTROLLERS: tuple[type[Controller], ...] = (
+    DaemonSetController,
+    DeploymentController,
+    NamespaceController,
+    ReplicaSetController,
+    RootCAController,
+    Scheduler,
+    ServiceAccountController,
+    StatefulSetController,
+    TokenController,
+)
+
+
+async def run(kubeconfig: Path) -> None:
+    """Run all controllers as the user of `kubeconfig` until cancelled."""
+    async with Client.from_file(kubeconfig, user_agent="pilotfish-controllers") as client:
+        cluster = Cluster(client)
+        controllers: list[Controller | GarbageCollector] = [kind(cluster) for kind in CONTROLLERS]
+        # Last: it looks at the kinds the others watch already through their eyes.
+        controllers.append(GarbageCollector(cluster))
+        cluster.informers.start()
+        try:
+            await cluster.informers.wait_synced()
+            async with asyncio.TaskGroup() as group:
+                for one in controllers:
+                    group.create_task(one.run(), name=one.name)
+        finally:
+            await cluster.informers.stop()
