@@ -31,6 +31,8 @@ class PodVolumes:
     claim: Callable[[str], str | None]
     """The uid of a PersistentVolumeClaim of the pod's namespace, None if there is none."""
     _paths: dict[str, Path] = field(default_factory=dict)
+    _written: set[str] = field(default_factory=set)
+    """Volumes whose content the node writes: read-only in containers, as kubelet mounts them."""
 
     def set_up(self, sources: payload.Sources) -> None:
         """Make every volume that is not there yet. Raises `VolumeError` for the first that cannot be made."""
@@ -55,6 +57,7 @@ class PodVolumes:
             files = payload.files(volume, sources)
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
             atomic.write(path, files, group)
+            self._written.add(volume["name"])
             return path
         if "emptyDir" in volume:
             path.mkdir(parents=True, exist_ok=True)
@@ -101,14 +104,9 @@ class PodVolumes:
                 sub = env.expand(mount["subPathExpr"], variables)
             if sub:
                 source = self._sub_path(source, sub)
-            readonly = bool(mount.get("readOnly")) or mount["name"] in self._readonly
+            readonly = bool(mount.get("readOnly")) or mount["name"] in self._written
             result.append(Mount(str(source), os.path.normpath(mount["mountPath"]), readonly))
         return result
-
-    @property
-    def _readonly(self) -> set[str]:
-        """Volumes whose content the node writes: read-only in containers, as kubelet mounts them."""
-        return {name for name, path in self._paths.items() if (path / atomic.DATA).is_symlink()}
 
     def _sub_path(self, source: Path, sub: str) -> Path:
         """A path below a volume, never outside of it. What does not exist is made as a directory."""
