@@ -113,6 +113,7 @@ def _container(container: Container) -> None:
         if probe is not None:
             _probe(probe)
     lifecycle = container.get("lifecycle") or {}
+    lifecycle.pop("stopSignal", None)  # a feature that is off in Kubernetes 1.36 unless asked for
     for name in _HOOKS:
         _handler(lifecycle.get(name) or {})
 

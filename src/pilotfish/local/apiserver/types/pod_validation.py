@@ -25,7 +25,7 @@ _NOT_WINDOWS_POD = (
     *("fsGroup", "fsGroupChangePolicy", "sysctls", "supplementalGroups"),
     *("supplementalGroupsPolicy", "seLinuxChangePolicy"),
 )
-_NOT_WINDOWS_CONTAINER = (
+_NOT_WINDOWS_CONTAINER: tuple[str, ...] = (
     *("capabilities", "readOnlyRootFilesystem", "privileged", "allowPrivilegeEscalation", "procMount"),
 )
 _APP_ARMOR = "container.apparmor.security.beta.kubernetes.io/"
@@ -469,7 +469,9 @@ def _operating_system(path: str, spec: Spec) -> Errors:
     if not name:
         return [FieldError.required(f"{path}.os.name")]
     errors = v.one_of(f"{path}.os", name, ("linux", "windows"))
-    contexts = [(f"{path}.securityContext", spec.get("securityContext") or {}, _NOT_WINDOWS + _NOT_WINDOWS_POD)]
+    contexts: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+        (f"{path}.securityContext", spec.get("securityContext") or {}, _NOT_WINDOWS + _NOT_WINDOWS_POD)
+    ]
     contexts += [
         (f"{where}.securityContext", one.get("securityContext") or {}, _NOT_WINDOWS + _NOT_WINDOWS_CONTAINER)
         for where, one in all_containers(path, spec)
@@ -482,8 +484,8 @@ def _operating_system(path: str, spec: Spec) -> Errors:
             errors += [FieldError.forbidden(f"{where}.{field}", why) for field in fields if field in context]
     if name == "windows":
         why = "cannot be set for a windows pod"
-        fields = ("hostUsers", "hostPID", "hostIPC", "shareProcessNamespace")
-        errors += [FieldError.forbidden(f"{path}.{field}", why) for field in fields if field in spec]
+        of_pod = ("hostUsers", "hostPID", "hostIPC", "shareProcessNamespace")
+        errors += [FieldError.forbidden(f"{path}.{field}", why) for field in of_pod if field in spec]
     return errors
 
 
