@@ -153,7 +153,9 @@ class Certificates:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         tls.load_verify_locations(cadata=roots.decode())
         tls.set_alpn_protocols(["h2"])
-        metadata: dict[str, str] = {"clusterid": str(self.options.metadata.get("CLUSTER_ID", ""))}
+        metadata: dict[str, str] = {}
+        if cluster := str(self.options.metadata.get("CLUSTER_ID", "")):
+            metadata["clusterid"] = cluster
         try:
             metadata["authorization"] = "Bearer " + self.options.token.read_text().strip()
         except OSError as error:

@@ -82,10 +82,11 @@ class MergedMetrics:
 def _targets(scrape: Mapping[str, Any]) -> list[str]:
     if not scrape or str(scrape.get("scrape", "true")).lower() == "false":
         return []
-    listed = scrape.get("targets") or [scrape]
-    return [
-        f"http://127.0.0.1:{one.get('port') or 80}/{str(one.get('path') or '/metrics').lstrip('/')}" for one in listed
-    ]
+    targets = []
+    for one in scrape.get("targets") or [scrape]:
+        path = str(one.get("path") or "/metrics").lstrip("/")
+        targets.append(f"http://127.0.0.1:{one.get('port') or 80}/{path}")
+    return targets
 
 
 def _timeout(request: Request) -> float:

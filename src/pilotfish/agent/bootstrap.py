@@ -1,0 +1,237 @@
+"""Envoy's bootstrap: who it is, where its configuration comes from, and the few static listeners of a proxy.
+
+Envoy talks to the control plane itself, with the workload certificate that it has from the agent over SDS; the agent
+does not stand in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pilotfish.agent.certificates import split_address
+from pilotfish.agent.options import PROXY_ID, Options
+
+TYPE = "type.googleapis.com/"
+EVERY = "0.0.0.0"  # noqa: S104 (Prometheus and the kubelet come from outside the pod)
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+XDS_CLUSTER, SDS_CLUSTER, STATS_CLUSTER, AGENT_CLUSTER = "xds-grpc", "sds-grpc", "prometheus_stats", "agent"
+ADS = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
+
+STAT_PREFIXES = (
+    "cluster_manager",
+    "listener_manager",
+    "server",
+    "cluster.xds-grpc",
+    "wasm",
+    "reporter=",
+    "component",
+    "istio",
+    "wasmcustom",
+)
+STAT_SUFFIXES = ("rbac.allowed", "rbac.denied", "shadow_allowed", "shadow_denied", "downstream_cx_active")
+STAT_REGEXES = (r"vhost\..*\.route\..*",)
+STAT_TAGS = {
+    # Istio ends names of clusters and connection managers with a semicolon, so that dots inside do no harm.
+    "cluster_name": r"^cluster\.((.+?(\..+?\.svc\.cluster\.local)?)(?:;\.|\.))",
+    "tcp_prefix": r"^tcp\.((.*?)\.)\w+?$",
+    "http_conn_manager_prefix": r"^http\.((.+?)(?:;\.|\.))",
+    "listener_address": r"^listener\.(((?:[_.[:digit:]]*|[_\[\]aAbBcCdDeEfF[:digit:]]*))\.)",
+    "response_code": r"_rq(_(\d{3}))$",
+    "response_code_class": r"_rq(_(\dxx))$",
+    "mongo_prefix": r"^mongo\.(.+?)\.(collection|cmd|cx_|op_|delays_|decoding_)(.*?)$",
+}
+
+
+def bootstrap(options: Options, *, mark: bool = False) -> dict[str, Any]:
+    """The bootstrap as JSON for Envoy's `-c`.
+
+    With `mark`, upstream sockets carry the mark 1337: the way to tell the proxy's traffic from the application's where
+    it cannot have a user of its own.
+    """
+    name = f"{options.labels.get('app') or options.metadata.get('WORKLOAD_NAME') or options.pod}.{options.namespace}"
+    document: dict[str, Any] = {
+        "node": {"id": options.node_id, "cluster": name, "metadata": options.node_metadata},
+        "admin": {"address": _address("127.0.0.1", int(options.proxy["proxyAdminPort"]))},
+        "dynamic_resources": {
+            "lds_config": ADS,
+            "cds_config": ADS,
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+            },
+        },
+        "static_resources": {"clusters": _clusters(options), "listeners": _listeners(options)},
+        "stats_config": _stats(options),
+        "layered_runtime": {"layers": [{"name": "global", "static_layer": _runtime(options)}, _ADMIN_LAYER]},
+        "overload_manager": {"resource_monitors": [_CONNECTION_LIMIT]},
+        "deferred_stat_options": {"enable_deferred_creation_stats": True},
+    }
+    if mark:
+        option = {"level": 1, "name": 36, "int_value": PROXY_ID, "state": "STATE_PREBIND", "description": "SO_MARK"}
+        document["cluster_manager"] = {"upstream_bind_config": {"socket_options": [option]}}
+    return document
+
+
+_ADMIN_LAYER = {"name": "admin", "admin_layer": {}}
+_CONNECTION_LIMIT = {
+    "name": "envoy.resource_monitors.global_downstream_max_connections",
+    "typed_config": {
+        "@type": TYPE + "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        "max_active_downstream_connections": 2147483647,
+    },
+}
+
+
+def _runtime(options: Options) -> dict[str, Any]:
+    return {
+        "re2.max_program_size.error_level": "32768",
+        **(options.proxy.get("runtimeValues") or {}),
+    }
+
+
+def _address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _typed(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"@type": TYPE + name, **fields}
+
+
+def _load(name: str, address: Mapping[str, Any]) -> dict[str, Any]:
+    endpoint = {"endpoint": {"address": address}}
+    return {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
+
+
+_HTTP2 = {HTTP_OPTIONS: _typed(HTTP_OPTIONS, {"explicit_http_config": {"http2_protocol_options": {}}})}
+
+
+def _clusters(options: Options) -> list[dict[str, Any]]:
+    local = [
+        (STATS_CLUSTER, int(options.proxy["proxyAdminPort"])),
+        (AGENT_CLUSTER, options.status_port),
+    ]
+    plain = [
+        {
+            "name": name,
+            "type": "STATIC",
+            "connect_timeout": "0.25s",
+            "load_assignment": _load(name, _address("127.0.0.1", port)),
+        }
+        for name, port in local
+    ]
+    secrets = {
+        "name": SDS_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": _HTTP2,
+        "load_assignment": _load(SDS_CLUSTER, {"pipe": {"path": str(options.sds_socket)}}),
+    }
+    return [*plain, secrets, _xds_cluster(options)]
+
+
+def _xds_cluster(options: Options) -> dict[str, Any]:
+    host, port = split_address(options.discovery_address)
+    cluster = {
+        "name": XDS_CLUSTER,
+        "type": "STRICT_DNS",
+        "dns_lookup_family": "V4_PREFERRED",
+        "dns_refresh_rate": "5s",
+        "respect_dns_ttl": True,
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": _HTTP2,
+        "load_assignment": _load(XDS_CLUSTER, _address(host, port)),
+        "circuit_breakers": {
+            "thresholds": [
+                {"priority": p, "max_connections": 100000, "max_pending_requests": 100000, "max_requests": 100000}
+                for p in ("DEFAULT", "HIGH")
+            ]
+        },
+        "upstream_connection_options": {"tcp_keepalive": {"keepalive_time": 300}},
+        "max_requests_per_connection": 1,
+    }
+    if options.proxy.get("controlPlaneAuthPolicy") == "NONE":
+        return cluster
+    tls = {
+        "sni": host,
+        "common_tls_context": {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "alpn_protocols": ["h2"],
+            "tls_certificate_sds_secret_configs": [_sds("default")],
+            "combined_validation_context": {
+                "default_validation_context": {
+                    "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": host}}]
+                },
+                "validation_context_sds_secret_config": _sds("ROOTCA"),
+            },
+        },
+    }
+    name = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    return cluster | {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": _typed(name, tls)}}
+
+
+def _sds(name: str) -> dict[str, Any]:
+    service = {"envoy_grpc": {"cluster_name": SDS_CLUSTER}}
+    source = {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [service]}
+    return {
+        "name": name,
+        "sds_config": {
+            "api_config_source": source,
+            "resource_api_version": "V3",
+            "initial_fetch_timeout": "0s",
+        },
+    }
+
+
+def _listeners(options: Options) -> list[dict[str, Any]]:
+    return [
+        _listener(EVERY, options.prometheus_port, "/stats/prometheus", STATS_CLUSTER, "stats"),
+        _listener(EVERY, options.ready_port, "/healthz/ready", AGENT_CLUSTER, "agent"),
+    ]
+
+
+def _listener(host: str, port: int, prefix: str, cluster: str, stat_prefix: str) -> dict[str, Any]:
+    """A listener that serves one path of one local cluster and nothing else."""
+    router = _typed("envoy.extensions.filters.http.router.v3.Router", {})
+    manager = _typed(
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        {
+            "codec_type": "AUTO",
+            "stat_prefix": stat_prefix,
+            "route_config": {
+                "virtual_hosts": [
+                    {
+                        "name": "backend",
+                        "domains": ["*"],
+                        "routes": [{"match": {"prefix": prefix}, "route": {"cluster": cluster}}],
+                    }
+                ]
+            },
+            "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+        },
+    )
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    return {"address": _address(host, port), "filter_chains": [{"filters": filters}]}
+
+
+def _stats(options: Options) -> dict[str, Any]:
+    matcher = options.proxy.get("proxyStatsMatcher") or {}
+
+    def listed(defaults: tuple[str, ...], field: str, annotation: str) -> list[str]:
+        own = options.annotations.get(f"sidecar.istio.io/{annotation}", "").split(",")
+        return [*defaults, *(matcher.get(field) or ()), *(one.strip() for one in own if one.strip())]
+
+    prefixes = listed(STAT_PREFIXES, "inclusionPrefixes", "statsInclusionPrefixes")
+    suffixes = listed(STAT_SUFFIXES, "inclusionSuffixes", "statsInclusionSuffixes")
+    regexes = listed(STAT_REGEXES, "inclusionRegexps", "statsInclusionRegexps")
+    patterns: list[dict[str, Any]] = [{"prefix": one} for one in dict.fromkeys(prefixes)]
+    patterns += [{"suffix": one} for one in dict.fromkeys(suffixes)]
+    patterns += [{"safe_regex": {"regex": one}} for one in dict.fromkeys(regexes)]
+    tags = [{"tag_name": name, "regex": regex} for name, regex in STAT_TAGS.items()]
+    return {
+        "use_all_default_tags": False,
+        "stats_tags": tags,
+        "stats_matcher": {"inclusion_list": {"patterns": patterns}},
+    }
