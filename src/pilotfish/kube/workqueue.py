@@ -13,6 +13,8 @@ from pilotfish.kube.errors import KubeError, is_conflict
 _log = logging.getLogger(__name__)
 _BACKOFF = (0.005, 60.0)  # first and longest delay, seconds; doubles each time (as client-go's default limiter)
 
+_SAID_EVERY = 8  # failures of one key, so that a lasting fault does not fill the log
+
 K = TypeVar("K", bound=Hashable)
 
 
@@ -108,7 +110,8 @@ class WorkQueue(Generic[K]):
                 await work(key)
             except KubeError as error:
                 # A conflict means that we are about to see a newer object; not worth a line.
-                _log.log(logging.DEBUG if is_conflict(error) else logging.WARNING, "%s %s: %s", self.name, key, error)
+                quiet = is_conflict(error) or self._failures.get(key, 0) % _SAID_EVERY
+                _log.log(logging.DEBUG if quiet else logging.WARNING, "%s %s: %s", self.name, key, error)
                 self.retry(key)
             except Exception:  # noqa: BLE001 - a bug met by one key must not stop the others
                 _log.exception("%s %s", self.name, key)

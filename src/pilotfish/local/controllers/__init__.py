@@ -10,6 +10,9 @@ from pilotfish.kube.client import Client
 from pilotfish.local.controllers.base import Cluster, Controller
 from pilotfish.local.controllers.daemonset import DaemonSetController
 from pilotfish.local.controllers.deployment import DeploymentController
+from pilotfish.local.controllers.endpoints import EndpointsController
+from pilotfish.local.controllers.endpointslice import EndpointSliceController
+from pilotfish.local.controllers.endpointslicemirroring import EndpointSliceMirroringController
 from pilotfish.local.controllers.garbagecollector import GarbageCollector
 from pilotfish.local.controllers.namespace import NamespaceController
 from pilotfish.local.controllers.replicaset import ReplicaSetController
@@ -23,6 +26,9 @@ _log = logging.getLogger(__name__)
 CONTROLLERS: tuple[type[Controller], ...] = (
     DaemonSetController,
     DeploymentController,
+    EndpointSliceController,
+    EndpointSliceMirroringController,
+    EndpointsController,
     NamespaceController,
     ReplicaSetController,
     RootCAController,
