@@ -244,3 +244,5 @@ async def test_products(serve: Serve, client: aiohttp.ClientSession, point: Any)
     assert (await _get(client, port, "/api/v1/products/0"))[1]["author"] == "William Shakespeare"
     assert (await _get(client, port, "/api/v1/products/0/ratings"))[1]["ratings"]["Reviewer1"] == 5
     assert await _get(client, port, "/health") == (200, "Product page is healthy")
+    metrics = (await _get(client, port, "/metrics"))[1]
+    assert 'request_result_total{destination_app="ratings",response_code="200"} ' in metrics

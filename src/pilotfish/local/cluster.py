@@ -39,7 +39,8 @@ _GRACE = {"apiserver": 10.0, "node": 40.0}
 """Seconds from SIGTERM to SIGKILL."""
 _POLL = 0.02
 _MAX_LOG = 10 * 1024 * 1024
-_KEPT_BY_RESET = ("images.yaml", "logs")
+_USERS = {"images.yaml", "logs"}
+"""Of the data directory, what `reset` keeps."""
 _MARK = "pilotfish-data"
 """An empty file that says whose directory this is, so that `reset` never empties another."""
 
@@ -138,11 +139,11 @@ def reset(data: Path, say: Say) -> None:
         say("There is nothing to forget.")
         return
     with _locked(data):
-        if any(data.iterdir()) and not (data / _MARK).exists():
+        if not (data / _MARK).exists() and not {entry.name for entry in data.iterdir()} <= _USERS:
             raise UserError(f"{data} was not made by `pilotfish up`; nothing is removed")
         _down(data, say)
         for entry in data.iterdir():
-            if entry.name in _KEPT_BY_RESET:
+            if entry.name in {*_USERS, _MARK}:
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -190,9 +191,8 @@ def _part(name: str, state: State | None) -> Part:
 def _locked(data: Path, *, create: bool = False) -> Iterator[None]:
     try:
         if create:
-            fresh = not data.exists() or not any(data.iterdir())
             data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if fresh:
+            if {entry.name for entry in data.iterdir()} <= _USERS:
                 (data / _MARK).touch()
             (data / "logs").mkdir(mode=0o700, exist_ok=True)
             (data / "run").mkdir(mode=0o700, exist_ok=True)
@@ -277,8 +277,6 @@ def _start(part: str, data: Path, state: State) -> Process:
     arguments = [sys.executable, "-P", "-m", f"pilotfish.local.{part}", "--data", str(data)]
     if part == "apiserver":
         arguments += ["--port", str(state.port), "--address", state.address]
-    elif part == "node":
-        arguments += ["--address", state.address]
     environment = {**os.environ}
     extracted = Path(sys.prefix).parent / ".tools"
     if extracted.is_dir():  # made by scripts/setup where packages could not be installed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
@@ -30,6 +31,9 @@ _PRODUCT = {
 _TIMEOUT = 3.0
 _COOKIE = "session"
 
+_results: Counter[tuple[str, int]] = Counter()
+"""Requests to other services by service and status, for /metrics."""
+
 
 async def _ask(service: str, path: str, request: Request, what: str, attempts: int = 1) -> tuple[int, dict[str, Any]]:
     """Ask another service for JSON: its status and document, or an error that can be shown."""
@@ -38,12 +42,14 @@ async def _ask(service: str, path: str, request: Request, what: str, attempts: i
     for _ in range(attempts):
         try:
             answer = await fetch(address.host, address.port, path, headers=_headers(request), timeout=_TIMEOUT)
+            _results[service, answer.status] += 1
             if answer.status == 200:
                 return 200, json.loads(answer.body)
             status = answer.status
             log(f"{service} answered {status}")
         except (OSError, ProtocolError, ValueError) as error:
             status = 500
+            _results[service, status] += 1
             log(f"{service} cannot be asked: {type(error).__name__}: {error}")
     return status, {"error": f"Sorry, {what} are currently unavailable for this book."}
 
@@ -116,13 +122,24 @@ async def _api(path: list[str], request: Request) -> Response:
     return json_response(document, status)
 
 
+def _metrics() -> Response:
+    """The counter of the original, in Prometheus' text format."""
+    lines = ["# HELP request_result Results of requests", "# TYPE request_result_total counter"]
+    for (service, status), count in sorted(_results.items()):
+        labels = f'destination_app="{service}",response_code="{status}"'
+        lines.append(f"request_result_total{{{labels}}} {count}.0")
+    return text("\n".join(lines) + "\n")
+
+
 async def answer(request: Request) -> Response:
-    """The page (`/`, `/productpage`), `/login`, `/logout`, `/health` and the API below `/api/v1/products`."""
+    """The page (at two paths), sign-in and sign-out, health, metrics, and the API below /api/v1/products."""
     match request.path.strip("/").split("/"):
         case [""] | ["index.html"] | ["productpage"]:
             return await _page(request)
         case ["health"]:
             return text("Product page is healthy")
+        case ["metrics"]:
+            return _metrics()
         case ["login"]:
             return _login(request)
         case ["logout"]:
