@@ -31,9 +31,11 @@ class Kind(Strategy):
 
     def concerns(self, obj: Object) -> list[str]:
         """Warnings that do not depend on what the object was before."""
+        _ = obj
         return []
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
+        _ = old
         return self.concerns(obj)
 
 

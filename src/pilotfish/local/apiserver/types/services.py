@@ -118,13 +118,17 @@ class Services(Kind):
         errors: Errors = []
         if _has_addresses(spec) and _has_addresses(was):
             errors += _address_changes(spec, was)
-        if spec.get("type") == was.get("type") == "LoadBalancer":
-            if spec.get("loadBalancerClass") != was.get("loadBalancerClass"):
-                value = spec.get("loadBalancerClass")
-                errors.append(FieldError.invalid("spec.loadBalancerClass", value, "may not change once set"))
-        if _needs_health_check(was) and _needs_health_check(spec):
-            if was.get("healthCheckNodePort") != spec.get("healthCheckNodePort"):
-                errors.append(FieldError.forbidden("spec.healthCheckNodePort", v.IMMUTABLE))
+        if spec.get("type") == was.get("type") == "LoadBalancer" and spec.get("loadBalancerClass") != was.get(
+            "loadBalancerClass"
+        ):
+            value = spec.get("loadBalancerClass")
+            errors.append(FieldError.invalid("spec.loadBalancerClass", value, "may not change once set"))
+        if (
+            _needs_health_check(was)
+            and _needs_health_check(spec)
+            and was.get("healthCheckNodePort") != spec.get("healthCheckNodePort")
+        ):
+            errors.append(FieldError.forbidden("spec.healthCheckNodePort", v.IMMUTABLE))
         return errors
 
     def validate_status_update(self, new: Object, old: Object) -> Errors:
@@ -194,20 +198,29 @@ def _drop_by_type(spec: Spec, was: Mapping[str, Any]) -> None:
         for field in ("ipFamilies", "ipFamilyPolicy"):
             if spec.get(field) == was.get(field):
                 spec.pop(field, None)
-    if was.get("type") in _WITH_NODE_PORTS and spec["type"] not in _WITH_NODE_PORTS:
-        if _node_ports(was) >= _node_ports(spec):
-            for port in spec.get("ports") or ():
-                port.pop("nodePort", None)
-    if _needs_health_check(was) and not _needs_health_check(spec):
-        if was.get("healthCheckNodePort") == spec.get("healthCheckNodePort"):
-            spec.pop("healthCheckNodePort", None)
+    if (
+        was.get("type") in _WITH_NODE_PORTS
+        and spec["type"] not in _WITH_NODE_PORTS
+        and _node_ports(was) >= _node_ports(spec)
+    ):
+        for port in spec.get("ports") or ():
+            port.pop("nodePort", None)
+    if (
+        _needs_health_check(was)
+        and not _needs_health_check(spec)
+        and was.get("healthCheckNodePort") == spec.get("healthCheckNodePort")
+    ):
+        spec.pop("healthCheckNodePort", None)
     if was.get("type") == "LoadBalancer" and spec["type"] != "LoadBalancer":
         for field in ("allocateLoadBalancerNodePorts", "loadBalancerClass"):
             if spec.get(field) == was.get(field):
                 spec.pop(field, None)
-    if _is_external(was) and not _is_external(spec):
-        if was.get("externalTrafficPolicy") == spec.get("externalTrafficPolicy"):
-            spec.pop("externalTrafficPolicy", None)
+    if (
+        _is_external(was)
+        and not _is_external(spec)
+        and was.get("externalTrafficPolicy") == spec.get("externalTrafficPolicy")
+    ):
+        spec.pop("externalTrafficPolicy", None)
 
 
 def _node_ports(spec: Mapping[str, Any]) -> set[int]:
@@ -230,9 +243,13 @@ def _keep_allocated(spec: Spec, was: Mapping[str, Any]) -> None:
             number = by_name.get(port.get("name", ""))
             if number and not port.get("nodePort") and number not in used:
                 port["nodePort"] = number
-    if _needs_health_check(was) and _needs_health_check(spec) and not spec.get("healthCheckNodePort"):
-        if was.get("healthCheckNodePort"):
-            spec["healthCheckNodePort"] = was["healthCheckNodePort"]
+    if (
+        _needs_health_check(was)
+        and _needs_health_check(spec)
+        and not spec.get("healthCheckNodePort")
+        and was.get("healthCheckNodePort")
+    ):
+        spec["healthCheckNodePort"] = was["healthCheckNodePort"]
 
 
 def _join_addresses(spec: Spec, was: Mapping[str, Any]) -> None:
