@@ -81,7 +81,7 @@ class ControlPlane:
     def ready(self) -> bool:
         return True
 
-    def source(self, node: Node, caller: Caller | None) -> ControlPlane:  # noqa: ARG002
+    def source(self, node: Node, caller: Caller | None) -> ControlPlane:
         assert caller is not None
         self.callers.append(caller)
         return self
@@ -92,7 +92,7 @@ class ControlPlane:
     def one(self, type_url: str, name: str) -> Resource | None:
         return self.every(type_url).get(name)
 
-    async def answer(self, connection: Connection, request: Request) -> bytes | None:  # noqa: ARG002
+    async def answer(self, connection: Connection, request: Request) -> bytes | None:
         return None
 
     def sent(self, connection: Connection, response: Response, seconds: float) -> None: ...

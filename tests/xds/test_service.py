@@ -47,7 +47,7 @@ class Backend:
     def ready(self) -> bool:
         return self.synced
 
-    def source(self, node: Node, caller: Caller | None) -> Backend:  # noqa: ARG002 (the protocol's signature)
+    def source(self, node: Node, caller: Caller | None) -> Backend:
         return self
 
     def every(self, type_url: str) -> Mapping[str, Resource]:
@@ -56,12 +56,12 @@ class Backend:
     def one(self, type_url: str, name: str) -> Resource | None:
         return self.every(type_url).get(name)
 
-    async def answer(self, connection: Connection, request: Request) -> bytes | None:  # noqa: ARG002
+    async def answer(self, connection: Connection, request: Request) -> bytes | None:
         return None
 
     def sent(self, connection: Connection, response: Response, seconds: float) -> None: ...
 
-    def refused(self, connection: Connection, watch: Watch) -> None:  # noqa: ARG002
+    def refused(self, connection: Connection, watch: Watch) -> None:
         self.refusals.append(watch.last_error)
 
     def failed(self, connection: Connection, error: Exception) -> None: ...

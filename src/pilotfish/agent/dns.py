@@ -242,7 +242,7 @@ class _Once(asyncio.DatagramProtocol):
     def __init__(self, done: asyncio.Future[bytes]) -> None:
         self._done = done
 
-    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:  # noqa: ARG002
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
         if not self._done.done():
             self._done.set_result(data)
 

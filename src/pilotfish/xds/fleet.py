@@ -56,8 +56,8 @@ class Fleet:
         self._first_change = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._cost = 0.0
-        self.before_push: Callable[[], None] = lambda: None
-        """Called once before a round, to bring the compiled state up to date."""
+        self.compile: Callable[[], Callable[[Connection], bool]] = lambda: lambda _: True
+        """Called once before a round, to bring the compiled state up to date; says whom the round concerns."""
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._connections.values()))
@@ -93,7 +93,8 @@ class Fleet:
     def _push(self) -> None:
         self._timer = None
         started = time.perf_counter()
-        self.before_push()
+        concerned = self.compile()
         for connection in self:
-            connection.wake.set()
+            if concerned(connection):
+                connection.wake.set()
         self._cost = min(time.perf_counter() - started, LONGEST_SECONDS / 2)

@@ -32,12 +32,18 @@ class Node:
     cluster: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     locality: tuple[str, str, str] = ("", "", "")
+    """Region, zone, sub-zone."""
     user_agent: str = ""
 
     @property
     def name(self) -> str:
         """The third part of the id: `pod.namespace`."""
         return self.id.split("~")[2]
+
+    def json(self) -> dict[str, Any]:
+        """As the compiler reads it."""
+        locality = dict(zip(("region", "zone", "sub_zone"), self.locality, strict=True))
+        return {"id": self.id, "cluster": self.cluster, "metadata": self.metadata, "locality": locality}
 
     @property
     def service_account(self) -> str:

@@ -33,10 +33,10 @@ class BytesCodec(CodecBase):
 
     __content_subtype__ = "proto"
 
-    def encode(self, message: Any, message_type: Any) -> bytes:  # noqa: ARG002 (grpclib's signature)
+    def encode(self, message: Any, message_type: Any) -> bytes:
         return bytes(message)
 
-    def decode(self, data: bytes, message_type: Any) -> Any:  # noqa: ARG002 (grpclib's signature)
+    def decode(self, data: bytes, message_type: Any) -> Any:
         return data
 
 

@@ -79,6 +79,8 @@ class Watch:
     nonce_acked: str = ""
     outstanding: bool = False
     last_error: str = ""
+    last_sent: list[str] = field(default_factory=list)
+    """Names that the last response brought or changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,7 @@ class Session:
             sent = self._sotw_resources(watch, wanted, changed, staying)
             body = sotw_response(watch.type_url, nonce, sent, self.control_plane)
             count = len(sent)
+        watch.last_sent = [one.name for one in changed]
         for one in changed:
             watch.held[one.name] = one.version
         for name in leaving:
