@@ -1,0 +1,151 @@
+"""Between the compiler and the streams: each proxy's configuration, what is refused, what is counted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from pilotfish import api
+from pilotfish.ca.caller import Caller
+from pilotfish.daemon.feed import Feed
+from pilotfish.daemon.metrics import Metrics
+from pilotfish.envoy import Compiler
+from pilotfish.envoy.resource import CLUSTER, ENDPOINT, EXTENSION, LISTENER, NAME_TABLE, ROUTE, SECRET, Resource
+from pilotfish.mesh.inputs import Ref
+from pilotfish.mesh.proxies import View
+from pilotfish.mesh.world import World
+from pilotfish.xds.fleet import Connection, Fleet
+from pilotfish.xds.requests import Node
+from pilotfish.xds.session import Request, Response, Watch
+
+log = logging.getLogger(__name__)
+
+SHORT = {
+    CLUSTER: "cds",
+    ENDPOINT: "eds",
+    LISTENER: "lds",
+    ROUTE: "rds",
+    SECRET: "sds",
+    EXTENSION: "ecds",
+    NAME_TABLE: "nds",
+}
+"""Types as metrics and tools name them."""
+
+
+class ProxySource:
+    """The configuration of one connected proxy. Its view follows the proxy's pod: labels may change while it runs."""
+
+    def __init__(self, compiler: Compiler, node: Node, identity: tuple[str, str] | None) -> None:
+        self._compiler = compiler
+        self._node = node.json()
+        self._identity = identity
+        self.view: View = compiler.view(self._node, identity)
+        compiler.watch(self.view)
+
+    def refresh(self) -> bool:
+        """Look whether the proxy has become another view; True when it has."""
+        view = self._compiler.view(self._node, self._identity)
+        if view is self.view:
+            return False
+        self._compiler.watch(view)
+        self._compiler.release(self.view)
+        self.view = view
+        return True
+
+    def close(self) -> None:
+        self._compiler.release(self.view)
+
+    def every(self, type_url: str) -> Mapping[str, Resource]:
+        return self._compiler.every(self.view, type_url)
+
+    def one(self, type_url: str, name: str) -> Resource | None:
+        return self._compiler.one(self.view, type_url, name)
+
+
+class MeshBackend:
+    """Implements `xds.service.Backend` on a world and its compiler."""
+
+    def __init__(self, world: World, compiler: Compiler, fleet: Fleet, feed: Feed, metrics: Metrics) -> None:
+        self._world = world
+        self._compiler = compiler
+        self._fleet = fleet
+        self._feed = feed
+        self._metrics = metrics
+        self.synced = False
+        self.sources: dict[int, ProxySource] = {}
+        fleet.compile = self._compile
+
+    def ready(self) -> bool:
+        return self.synced
+
+    def source(self, node: Node, caller: Caller | None) -> ProxySource:
+        identity = None
+        if caller is not None:
+            # The stream has checked that one of them is this proxy's; that one counts.
+            fitting = [
+                one
+                for one in caller.identities
+                if one.namespace == node.namespace and node.service_account in ("", one.service_account)
+            ]
+            chosen = (fitting or list(caller.identities))[0]
+            identity = (chosen.namespace, chosen.service_account)
+        self._metrics.connected.labels(str(node.metadata.get("ISTIO_VERSION", "unknown"))).inc()
+        return ProxySource(self._compiler, node, identity)
+
+    def disconnected(self, connection: Connection) -> None:
+        self._metrics.connected.labels(str(connection.node.metadata.get("ISTIO_VERSION", "unknown"))).dec()
+        source = connection.source
+        if isinstance(source, ProxySource):
+            source.close()
+
+    def _compile(self) -> Callable[[Connection], bool]:
+        started = time.perf_counter()
+        moved = {one.id for one in self._fleet if isinstance(one.source, ProxySource) and one.source.refresh()}
+        changed = self._compiler.changed()
+        self._metrics.push_time.labels("compile").observe(time.perf_counter() - started)
+
+        def concerned(connection: Connection) -> bool:
+            source = connection.source
+            return connection.id in moved or not isinstance(source, ProxySource) or source.view in changed
+
+        return concerned
+
+    async def answer(self, connection: Connection, request: Request) -> bytes | None:
+        return None
+
+    def sent(self, connection: Connection, response: Response, seconds: float) -> None:
+        kind = SHORT.get(response.type_url, "unknown")
+        self._metrics.pushes.inc(kind)
+        self._metrics.send_time.observe(seconds)
+        self._metrics.size.labels(kind).observe(len(response.body))
+
+    def failed(self, connection: Connection, error: Exception) -> None:
+        self._metrics.internal_errors.inc()
+
+    # ------------------------------------------------------------------ refusals
+
+    def refused(self, connection: Connection, watch: Watch) -> None:
+        """Trace what Envoy refused to the object behind it, and put that object back to its last good form."""
+        self._metrics.rejects.inc(SHORT.get(watch.type_url, "unknown"))
+        source = connection.source
+        if not isinstance(source, ProxySource):
+            return
+        suspects = self._suspects(source.view, watch)
+        for kind, namespace, name in suspects:
+            reason = f"a proxy refused the configuration made from it: {watch.last_error}"
+            if self._world.quarantine(kind, Ref(namespace, name), reason):
+                log.error("%s %s/%s is put back to its form before the last change: %s", kind, namespace, name, reason)
+                self._fleet.changed()
+                return
+
+    def _suspects(self, view: View, watch: Watch) -> list[tuple[str, str, str]]:
+        """The config objects behind the refused resources, the one that changed last first."""
+        named = [name for name in watch.held if name and name in watch.last_error] or watch.last_sent
+        found = {
+            (one.kind, one.namespace, one.name)
+            for name in named
+            for one in self._compiler.sources(view, watch.type_url, name)
+            if one.kind in api.KINDS
+        }
+        return sorted(found, key=self._feed.changed_at, reverse=True)

@@ -1,0 +1,167 @@
+"""From the Kubernetes API into the mesh: informers of every kind the mesh reads, and the mesh's own settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from pilotfish import api
+from pilotfish.api.mesh import decode_mesh_config, decode_mesh_networks
+from pilotfish.daemon.metrics import Metrics
+from pilotfish.daemon.options import Options
+from pilotfish.kube.client import Client
+from pilotfish.kube.informer import Change, Informer, Informers
+from pilotfish.kube.resources import (
+    CONFIG_MAPS,
+    CUSTOM_RESOURCE_DEFINITIONS,
+    ENDPOINT_SLICES,
+    NAMESPACES,
+    NODES,
+    PODS,
+    SECRETS,
+    SERVICES,
+    Object,
+    ResourceType,
+)
+from pilotfish.mesh.world import World
+
+log = logging.getLogger(__name__)
+
+_Setting = TypeVar("_Setting")
+
+KUBERNETES = (NAMESPACES, NODES, PODS, SERVICES, ENDPOINT_SLICES, SECRETS)
+
+
+class Feed:
+    """Applies every change to the world and says so. Unreadable objects are reported and leave what was there."""
+
+    def __init__(self, client: Client, informers: Informers, world: World, options: Options, metrics: Metrics) -> None:
+        self._informers = informers
+        self._world = world
+        self._options = options
+        self._metrics = metrics
+        self._core: list[Informer] = []
+        self._config: dict[str, Informer] = {}
+        self._crds = informers.get(CUSTOM_RESOURCE_DEFINITIONS)
+        self._own_maps = Informer(client, CONFIG_MAPS, options.namespace)
+        self.problems: dict[tuple[str, str, str], str] = {}
+        """What could not be read: (kind, namespace, name) → why."""
+        self.on_change: Callable[[], None] = lambda: None
+        self._changes: dict[tuple[str, str, str], int] = {}
+        self._count = 0
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Start everything; returns when all that is there has been read once."""
+        for resource in KUBERNETES:
+            informer = self._informers.get(resource)
+            informer.add_handler(self._changed)
+            self._core.append(informer)
+        self._crds.add_handler(self._crd_changed)
+        self._own_maps.add_handler(self._settings_changed)
+        tasks.create_task(self._own_maps.run(), name="informer of the mesh's settings")
+        self._informers.start()
+        await self._crds.synced.wait()
+        for informer in (*self._core, self._own_maps, *self._config.values()):
+            await informer.synced.wait()
+
+    @property
+    def objects(self) -> list[Object]:
+        """All config objects, as Kubernetes has them."""
+        return [one for informer in self._config.values() for one in informer.store.values()]
+
+    def changed_at(self, key: tuple[str, str, str]) -> int:
+        """When a config object (kind, namespace, name) last changed, as a number that grows with every change."""
+        return self._changes.get(key, 0)
+
+    def services(self) -> list[Object]:
+        return self._informers.get(SERVICES).store.values()
+
+    def namespace(self, name: str) -> Object | None:
+        return self._informers.get(NAMESPACES).store.get("", name)
+
+    # ------------------------------------------------------------------ objects
+
+    def _changed(self, change: Change) -> None:
+        obj = change.object
+        kind = str(obj.get("kind", ""))
+        event = "delete" if change.new is None else "add" if change.old is None else "update"
+        is_config = api.BY_API_VERSION.get((str(obj.get("apiVersion", "")), kind)) is not None
+        (self._metrics.config_events if is_config else self._metrics.registry_events).inc(kind, event)
+        key = (kind, obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+        self.problems.pop(key, None)
+        if is_config:
+            self._count += 1
+            self._changes[key] = self._count
+        try:
+            different = self._world.delete(obj) if change.new is None else self._world.apply(obj)
+        except api.DecodeError as error:
+            self.problems[key] = str(error)
+            self._metrics.rejected_configs.inc(kind, f"{key[1]}/{key[2]}")
+            log.warning("%s %s/%s is left as it was: %s", *key, error)
+            return
+        if different:
+            self._metrics.push_triggers.inc(_trigger(kind, is_config=is_config))
+            self.on_change()
+
+    def _crd_changed(self, change: Change) -> None:
+        """A kind is watched from when its definition is served. Kinds that go away keep their (empty) informer."""
+        crd = change.new
+        if crd is None or not _established(crd):
+            return
+        served = [version["name"] for version in crd["spec"]["versions"] if version.get("served")]
+        for kind in api.KINDS.values():
+            version = next((one for one in kind.versions if one in served), None)
+            if kind.crd_name != crd["metadata"]["name"] or version is None or kind.kind in self._config:
+                continue
+            if not self._world.reads(f"{kind.group}/{version}", kind.kind):
+                continue
+            informer = self._informers.get(ResourceType(kind.group, version, kind.kind, kind.plural))
+            self._config[kind.kind] = informer
+            informer.add_handler(self._changed)
+
+    # ----------------------------------------------------------------- settings
+
+    def _settings_changed(self, change: Change) -> None:
+        suffix = f"-{self._options.revision}" if self._options.revision not in ("", "default") else ""
+        if change.object["metadata"]["name"] != "istio" + suffix:
+            return
+        data = (change.new or {}).get("data") or {}
+        self._set("mesh", data, decode_mesh_config, self._world.set_mesh)
+        self._set("meshNetworks", data, decode_mesh_networks, self._world.set_networks)
+
+    def _set(
+        self,
+        key: str,
+        data: Mapping[str, str],
+        decode: Callable[[str], tuple[_Setting, tuple[api.FieldError, ...]]],
+        use: Callable[[_Setting], bool],
+    ) -> None:
+        """Unreadable settings are reported; the ones in force stay."""
+        problem = ("ConfigMap", self._options.namespace, key)
+        self.problems.pop(problem, None)
+        try:
+            value, unknown = decode(data.get(key) or "{}")
+        except api.DecodeError as error:
+            self.problems[problem] = str(error)
+            log.error("ConfigMap istio, key %s: the settings in force stay: %s", key, error)
+            return
+        for one in unknown:
+            log.warning("ConfigMap istio, key %s: %s", key, one)
+        if use(value):
+            self._metrics.push_triggers.inc("global")
+            self.on_change()
+
+
+def _established(crd: Object) -> bool:
+    conditions = (crd.get("status") or {}).get("conditions") or ()
+    return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
+
+
+def _trigger(kind: str, *, is_config: bool) -> str:
+    if is_config:
+        return "config"
+    return {"EndpointSlice": "endpoint", "Service": "service", "Secret": "secret", "Namespace": "namespace"}.get(
+        kind, "proxy"
+    )

@@ -1,0 +1,112 @@
+"""Settings of the control plane: istiod's flags and environment, by the same names and with the same defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+
+class OptionError(Exception):
+    """A setting cannot be used; the message names it, the value and what is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. An empty host means all interfaces, as in Go's `:8080`."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, setting: str) -> Address:
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            raise OptionError(f"{setting}: {text!r} is not an address; write [host]:port, for example :15014")
+        return cls(host.strip("[]"), int(port))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `pilotfishd discovery` was told."""
+
+    namespace: str = "istio-system"
+    pod_name: str = "istiod"
+    revision: str = ""
+    cluster_id: str = "Kubernetes"
+    domain: str = "cluster.local"
+    kubeconfig: Path | None = None
+    mesh_config: Path = Path("/etc/istio/config/mesh")
+    networks_config: Path = Path("/etc/istio/config/meshNetworks")
+    http: Address = Address("", 8080)
+    https: Address = Address("", 15017)
+    grpc: Address = Address("", 15010)
+    secure_grpc: Address = Address("", 15012)
+    monitoring: Address = Address("", 15014)
+    shutdown: timedelta = timedelta(seconds=10)
+    cacerts: Path = Path("/etc/cacerts")
+    token_audiences: tuple[str, ...] = ("istio-ca",)
+    default_workload_ttl: timedelta = timedelta(hours=24)
+    custom_hosts: tuple[str, ...] = ()
+    debug_on_http: bool = True
+    log_level: str = "info"
+    log_json: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def service(self) -> str:
+        """Name of our Service: `istiod`, or `istiod-<revision>`."""
+        return "istiod" + (f"-{self.revision}" if self.revision not in ("", "default") else "")
+
+    @property
+    def serving_names(self) -> list[str]:
+        """DNS names that the serving certificate carries."""
+        names = dict.fromkeys(["istiod", self.service, "istiod-remote", "istio-pilot"])
+        return [*(f"{name}.{self.namespace}.svc" for name in names), *self.custom_hosts]
+
+
+def read_environment(environment: Mapping[str, str] | None = None) -> dict[str, object]:
+    """The settings that istiod takes from its environment, as keyword arguments for Options. Raises OptionError."""
+    env = os.environ if environment is None else environment
+    found: dict[str, object] = {"environment": dict(env)}
+
+    def take(name: str, variable: str, convert: object = str) -> None:
+        if value := env.get(variable, ""):
+            found[name] = convert(value) if callable(convert) else value
+
+    def ttl(value: str) -> timedelta:
+        return duration(value, "DEFAULT_WORKLOAD_CERT_TTL")
+
+    take("namespace", "POD_NAMESPACE")
+    take("pod_name", "POD_NAME")
+    take("revision", "REVISION")
+    take("cluster_id", "CLUSTER_ID")
+    take("token_audiences", "TOKEN_AUDIENCES", _words)
+    take("custom_hosts", "ISTIOD_CUSTOM_HOST", _words)
+    take("default_workload_ttl", "DEFAULT_WORKLOAD_CERT_TTL", ttl)
+    take("debug_on_http", "ENABLE_DEBUG_ON_HTTP", lambda value: value.lower() != "false")
+    take("cacerts", "ROOT_CA_DIR", Path)
+    return found
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(text: str, setting: str) -> timedelta:
+    """Go's duration format: `30s`, `1h30m`, `500ms`. Raises OptionError."""
+    rest, seconds = text, 0.0
+    while rest:
+        number = rest[: len(rest) - len(rest.lstrip("0123456789."))]
+        rest = rest[len(number) :]
+        unit = next((one for one in _UNITS if rest.startswith(one)), None)
+        if not number or unit is None or number.count(".") > 1:
+            raise OptionError(f"{setting}: {text!r} is not a duration; write for example 30s, 10m or 24h")
+        seconds += float(number) * _UNITS[unit]
+        rest = rest[len(unit) :]
+    return timedelta(seconds=seconds)

@@ -1,0 +1,246 @@
+"""The control plane, assembled: authority, feed, compiler, streams, webhooks; and the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from datetime import timedelta
+from typing import Any
+
+from aiohttp import web
+from grpclib.server import Server
+
+from pilotfish import __version__
+from pilotfish.ca.authority import Authority, AuthorityError
+from pilotfish.ca.caller import Authenticator
+from pilotfish.ca.distribution import RootDistribution
+from pilotfish.ca.keeper import from_files, from_secret, needs_renewal, renew
+from pilotfish.ca.review import TokenReviewer
+from pilotfish.ca.service import CertificateService
+from pilotfish.daemon.backend import MeshBackend
+from pilotfish.daemon.certificates import ServingCertificate
+from pilotfish.daemon.feed import Feed
+from pilotfish.daemon.http import listen, monitoring, readiness
+from pilotfish.daemon.metrics import Metrics
+from pilotfish.daemon.options import Address, Options
+from pilotfish.daemon.webhook_config import WebhookPatcher
+from pilotfish.envoy import Compiler, proto
+from pilotfish.kube import config as kubeconfig
+from pilotfish.kube.client import Client
+from pilotfish.kube.errors import KubeError
+from pilotfish.kube.informer import Informers
+from pilotfish.kube.leader import LeaderElection
+from pilotfish.mesh.config import Settings
+from pilotfish.mesh.world import World
+from pilotfish.xds.fleet import Fleet
+from pilotfish.xds.service import BytesCodec, DiscoveryService
+
+log = logging.getLogger(__name__)
+
+LEASE = "istio-leader"
+AUTHORITY_CHECK = timedelta(hours=1)
+
+
+class StartError(Exception):
+    """The control plane cannot start; the message says what is wrong."""
+
+
+class Daemon:
+    """One replica. `run` is its whole life."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.metrics = Metrics()
+        self.fleet = Fleet()
+        settings = Settings(options.domain, options.cluster_id, options.namespace)
+        self.world = World(settings, options.revision or "default")
+        self.compiler = Compiler(self.world.db)
+        self.authority: Authority
+        self._plugged_in = False
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until SIGTERM. Raises StartError."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            client = Client(kubeconfig.load(self.options.kubeconfig), user_agent="pilotfishd")
+        except KubeError as error:
+            raise StartError(f"no access to a Kubernetes API: {error}") from error
+        async with client, asyncio.TaskGroup() as tasks:
+            await self._with(client, tasks)
+            await self._stop.wait()
+            log.info("stopping")
+            raise _Stopped
+
+    async def _with(self, client: Client, tasks: asyncio.TaskGroup) -> None:
+        options = self.options
+        informers = Informers(client)
+        feed = Feed(client, informers, self.world, options, self.metrics)
+        backend = MeshBackend(self.world, self.compiler, self.fleet, feed, self.metrics)
+        # Readiness and metrics answer from the first moment: whoever waits for us wants to see why.
+        await self._listen(tasks, readiness(backend.ready), options.http)
+        await self._listen(tasks, monitoring(self.metrics), options.monitoring)
+        self.authority = await self._load_authority(client)
+        self.metrics.root_expiry.set(self.authority.certificate.not_valid_after_utc.timestamp())
+        serving = ServingCertificate(lambda: self.authority, options.serving_names)
+        await feed.start(tasks)
+        feed.on_change = self.fleet.changed
+        self.compiler.changed()
+        backend.synced = True
+        await self._serve_grpc(tasks, client, backend, serving)
+        await self._listen(tasks, web.Application(), options.https, serving)
+        tasks.create_task(self._lead(client, informers, serving), name="leader election")
+        log.info("pilotfishd %s serves %s", __version__, options.namespace)
+
+    # ----------------------------------------------------------------- listeners
+
+    async def _listen(
+        self,
+        tasks: asyncio.TaskGroup,
+        app: web.Application,
+        address: Address,
+        serving: ServingCertificate | None = None,
+    ) -> None:
+        try:
+            runner = await listen(app, address, serving.https if serving else None)
+        except OSError as error:
+            raise StartError(f"cannot listen on {address.host or '*'}:{address.port}: {error.strerror}") from error
+        tasks.create_task(_until_cancelled(runner.cleanup), name=f"http {address.port}")
+
+    async def _serve_grpc(
+        self, tasks: asyncio.TaskGroup, client: Client, backend: MeshBackend, serving: ServingCertificate
+    ) -> None:
+        options = self.options
+        trust_domain = self._trust_domain()
+        authenticate = Authenticator(TokenReviewer(client), trust_domain, options.token_audiences)
+        certificates = CertificateService(lambda: self.authority, authenticate, options.default_workload_ttl)
+        control_plane = proto.encode(
+            "envoy.config.core.v3.ControlPlane", {"identifier": f"pilotfishd-{__version__}/{options.pod_name}"}
+        )
+
+        def discovery(authenticator: Authenticator | None) -> DiscoveryService:
+            service = DiscoveryService(self.fleet, backend, authenticator, control_plane)
+            service.on_disconnect = backend.disconnected
+            return service
+
+        for address, services, tls in (
+            (options.grpc, [discovery(None)], None),
+            (options.secure_grpc, [discovery(authenticate), certificates], serving.grpc),
+        ):
+            server = Server(list[Any](services), codec=BytesCodec())
+            try:
+                await server.start(address.host or None, address.port, ssl=tls)
+            except OSError as error:
+                raise StartError(f"cannot listen on {address.host or '*'}:{address.port}: {error.strerror}") from error
+
+            async def close(server: Server = server) -> None:
+                server.close()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(server.wait_closed(), 2)
+
+            tasks.create_task(_until_cancelled(close), name=f"grpc {address.port}")
+
+    def _trust_domain(self) -> str:
+        from pilotfish.mesh.config import mesh  # noqa: PLC0415
+
+        return mesh(self.world.db).trust_domain
+
+    # ----------------------------------------------------------------- authority
+
+    async def _load_authority(self, client: Client) -> Authority:
+        """Plugged-in files first, else the Secret. Waits for the API server as long as it takes."""
+        try:
+            found = from_files(self.options.cacerts)
+            if found is not None:
+                self._plugged_in = True
+                return found
+            while True:
+                try:
+                    return await from_secret(client, self.options.namespace, self._trust_domain())
+                except KubeError as error:
+                    log.warning("the authority's Secret cannot be read yet: %s", error)
+                    await asyncio.sleep(1)
+        except AuthorityError as error:
+            raise StartError(f"the certificate authority cannot be used: {error}") from error
+
+    # ----------------------------------------------------------------- leadership
+
+    async def _lead(self, client: Client, informers: Informers, serving: ServingCertificate) -> None:
+        """What only one replica does. Every replica reloads the authority when it changes."""
+        identity = f"{self.options.pod_name}_{socket.gethostname()}"
+        election = LeaderElection(client, self.options.namespace, LEASE, identity)
+
+        def roots() -> bytes:
+            return self.authority.root_pem
+
+        distribution = RootDistribution(client, informers, roots)
+        service = (self.options.namespace, self.options.service)
+        patcher = WebhookPatcher(client, informers, self.options.revision, service, roots)
+        informers.start()
+
+        async def lead() -> None:
+            async with asyncio.TaskGroup() as duties:
+                duties.create_task(distribution.run(), name="root distribution")
+                duties.create_task(patcher.run(), name="webhook configurations")
+                duties.create_task(self._renew_root(client), name="root renewal")
+
+        async def follow() -> None:
+            while True:
+                await asyncio.sleep(60)
+                await self._reload_authority(client, serving)
+                distribution.roots_changed()
+                patcher.roots_changed()
+
+        async with asyncio.TaskGroup() as both:
+            both.create_task(follow(), name="authority reload")
+            while True:
+                await election.run(lead)
+
+    async def _renew_root(self, client: Client) -> None:
+        while True:
+            if not self._plugged_in and needs_renewal(self.authority):
+                try:
+                    await renew(client, self.options.namespace, self._trust_domain(), self.authority)
+                except KubeError as error:
+                    log.warning("the root could not be renewed yet: %s", error)
+            await asyncio.sleep(AUTHORITY_CHECK.total_seconds())
+
+    async def _reload_authority(self, client: Client, serving: ServingCertificate) -> None:
+        try:
+            if self._plugged_in:
+                loaded = from_files(self.options.cacerts) or self.authority
+            else:
+                loaded = await from_secret(client, self.options.namespace, self._trust_domain())
+        except (AuthorityError, KubeError) as error:
+            log.warning("the authority in force stays: %s", error)
+            return
+        if loaded.certificate != self.authority.certificate or loaded.roots != self.authority.roots:
+            log.info("the authority has changed")
+            self.authority = loaded
+        serving.refresh()
+
+
+class _Stopped(Exception):  # noqa: N818 (a way out, not an error)
+    """Ends the task group."""
+
+
+async def _until_cancelled(cleanup: Any) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await cleanup()
+
+
+async def run(options: Options) -> None:
+    """Run one replica until it is told to stop. Raises StartError."""
+    try:
+        await Daemon(options).run()
+    except* _Stopped:
+        return
+    except* StartError as group:
+        raise group.exceptions[0] from None
