@@ -36,6 +36,9 @@ LIMITS = {
 class CustomDefinition(dict[str, Any]):
     """The definition of a custom resource among definitions: it is compiled by the rules of structural schemas."""
 
+    status_subresource: bool = False
+    compiled: Schema | None = None
+
 
 class Schema:
     """What is known of one place in an object. Nodes are shared and form cycles; never change one after compiling.
@@ -205,7 +208,10 @@ def compile_definition(name: str, definitions: Definitions) -> Schema:
     """The schema named `name`, e.g. `io.k8s.api.core.v1.Pod`. KeyError when there is no such definition."""
     definition = definitions[name]
     if isinstance(definition, CustomDefinition):
-        return compile_schema(definition)
+        if definition.compiled is None:
+            definition.compiled = compile_schema(definition)
+            definition.compiled.status_subresource = definition.status_subresource
+        return definition.compiled
     return _compiler(definitions).compile(name)
 
 
