@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import gc
@@ -22,7 +23,7 @@ import uvloop
 from aiohttp import web
 
 from pilotfish.local import network
-from pilotfish.local.apiserver import bootstrap, decode, pki, types
+from pilotfish.local.apiserver import bootstrap, crd, decode, pki, types
 from pilotfish.local.apiserver.admission import Admission
 from pilotfish.local.apiserver.authn import Authenticator
 from pilotfish.local.apiserver.authz import MASTERS, Authorizer
@@ -30,6 +31,7 @@ from pilotfish.local.apiserver.core import Core
 from pilotfish.local.apiserver.customkinds import CustomKinds
 from pilotfish.local.apiserver.nodelink import NodeLink
 from pilotfish.local.apiserver.registry import Registry
+from pilotfish.local.apiserver.resource import Resource
 from pilotfish.local.apiserver.server import Server
 from pilotfish.local.apiserver.services import Allocator
 from pilotfish.local.apiserver.store import Store, StoreError
@@ -81,7 +83,7 @@ def _core(data: Path, authority: pki.Authority) -> Core:
         store = Store(data / "objects.db")
     except StoreError as error:
         raise StartError(f"cannot open the object store {error}") from None
-    registry = Registry(store, tuple(types.resources()), types.definitions)
+    registry = Registry(store, _built_in(), types.definitions)
     core = Core(
         data=data,
         store=store,
@@ -97,6 +99,14 @@ def _core(data: Path, authority: pki.Authority) -> Core:
     core.custom.load(core)
     bootstrap.ensure(core)
     return core
+
+
+def _built_in() -> tuple[Resource, ...]:
+    """The built-in kinds; the rules of CustomResourceDefinitions live beside what is made of them."""
+    return tuple(
+        dataclasses.replace(one, strategy=crd.strategy) if one.kind == "CustomResourceDefinition" else one
+        for one in types.resources()
+    )
 
 
 def _write_kubeconfigs(data: Path, authority: pki.Authority, server: str) -> None:
@@ -135,6 +145,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     reach = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(shown, shown)  # noqa: S104 (compared, not bound)
     _write_kubeconfigs(data, authority, f"https://{reach}:{port}")
     controllers = _start_controllers(data / "pki" / "controllers.kubeconfig")
+    core.custom.resume()
     gc.collect()
     gc.freeze()
     state = data / "run" / "apiserver.json"

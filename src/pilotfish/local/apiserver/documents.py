@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -120,4 +122,72 @@ async def _aggregated(core: Core, request: Request, is_core: bool) -> web.Stream
 
 
 async def _openapi(core: Core, request: Request) -> web.StreamResponse:
-    return not_found()
+    parts = request.target.path.strip("/").split("/")
+    if parts[1:2] == ["v2"] and len(parts) == 2:
+        return await _cached(core, request, "v2", "")
+    if parts[1:2] != ["v3"]:
+        return not_found()
+    group_versions = _group_versions(core)
+    if len(parts) == 2:
+        paths = {}
+        for path, api_version in group_versions.items():
+            digest = _document(core, "v3", api_version)[1]
+            paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={digest}"}
+        return await respond.value(request, {"paths": paths})
+    path = "/".join(parts[2:])
+    if path not in group_versions:
+        return not_found()
+    return await _cached(core, request, "v3", group_versions[path])
+
+
+def _group_versions(core: Core) -> dict[str, str]:
+    """Paths of OpenAPI v3 documents (`api/v1`, `apis/apps/v1`) to the apiVersion each describes."""
+    return {
+        f"apis/{group}/{version}" if group else f"api/{version}": f"{group}/{version}" if group else version
+        for group, versions in discovery.groups(core.registry).items()
+        for version in versions
+    }
+
+
+def _document(core: Core, form: str, api_version: str) -> tuple[bytes, str]:
+    """An OpenAPI document, compressed, and the digest of its content; built when first asked for.
+
+    They are large and asked for seldom: in memory they are kept compressed.
+    """
+    from pilotfish.local.apiserver import openapi  # noqa: PLC0415 - only kubectl explain and validation need it
+
+    registry = core.registry
+    resources = [r for r in registry if form == "v2" or r.api_version == api_version]
+    definitions: dict[str, Any] = {}
+    for resource in resources:
+        definitions |= registry.definitions(resource)
+    key = (form, api_version)
+    stamp = tuple(sorted(f"{r.definition}/{id(r)}" for r in resources))
+    known = _documents.get(key)
+    if known is not None and known[0] == stamp:
+        return known[1], known[2]
+    if form == "v2":
+        document = openapi.v2_document(resources, definitions)
+    else:
+        document = openapi.v3_document(api_version, resources, definitions)
+    body = encode(document)
+    digest = hashlib.sha256(body).hexdigest().upper()
+    packed = zlib.compress(body, 1)
+    _documents[key] = (stamp, packed, digest)
+    return packed, digest
+
+
+_documents: dict[tuple[str, str], tuple[tuple[str, ...], bytes, str]] = {}
+
+
+async def _cached(core: Core, request: Request, form: str, api_version: str) -> web.StreamResponse:
+    packed, digest = _document(core, form, api_version)
+    etag = f'"{digest}"'
+    if request.http.headers.get("If-None-Match") == etag:
+        return web.Response(status=304, headers={"ETag": etag})
+    response = await respond.raw(request, zlib.decompress(packed))
+    response.headers["ETag"] = etag
+    response.headers["Vary"] = "Accept-Encoding, Accept"
+    if request.query.get("hash") == digest:
+        response.headers["Cache-Control"] = "public, immutable"
+    return response

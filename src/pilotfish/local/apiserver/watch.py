@@ -191,6 +191,7 @@ async def watch(core: Core, request: Request, resource: Resource) -> web.StreamR
         await _follow(stream, response, timeout)
     finally:
         bucket.listeners.discard(stream.offer)
+        core.custom.unwatching(resource, stream.wake)
     await response.write_eof()
     return response
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from pilotfish.local.apiserver import decode, meta, patch, respond, schema
+from pilotfish.local.apiserver import apply, decode, managedfields, meta, patch, respond, schema
 from pilotfish.local.apiserver.core import Core, ordered
 from pilotfish.local.apiserver.errors import (
     ApiError,
@@ -29,6 +29,9 @@ from pilotfish.local.apiserver.store import Item
 MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
 RETRIES = 5
 """How often an update that named no version is tried again when another write came first."""
+
+_SPEC_PARTS = {"finalize": "finalizers", "ephemeralcontainers": "ephemeralContainers"}
+"""Subresources through which one field of spec is written, and nothing else."""
 
 APPLY = ("application/apply-patch+yaml", "application/apply-patch+cbor")
 PATCHES = (
@@ -140,10 +143,6 @@ def managed(
     core: Core, request: Request, resource: Resource, old: Object | None, new: Object, subresource: str
 ) -> None:
     """Record who changed which fields, unless the client asks for none to be recorded (managedFields: [{}])."""
-    try:
-        from pilotfish.local.apiserver import managedfields
-    except ImportError:
-        return
     managedfields.on_update(
         old,
         new,
@@ -208,8 +207,6 @@ class Update:
     applied: bool = False
     """Whether `change` has recorded managedFields itself."""
     patched: bool = False
-    check: Callable[[Object, Object], list[FieldError]] | None = None
-    """More errors that this update can have, from (new, old)."""
 
 
 async def put(core: Core, request: Request, resource: Resource) -> web.StreamResponse:
@@ -298,8 +295,6 @@ async def _apply(core: Core, request: Request, resource: Resource, body: bytes) 
         if request.field_validation == "Strict":
             raise bad_request("error strict decoding YAML: " + ", ".join(repeated))
         request.warnings += repeated
-
-    from pilotfish.local.apiserver import apply
 
     def merged(live: Object | None) -> Object:
         return apply.server_side_apply(
@@ -402,6 +397,17 @@ async def _prepare(core: Core, request: Request, update: Update, old: Object, ne
 def _keep(core: Core, update: Update, old: Object, new: Object) -> Object:
     """What this address does not change stays as it was."""
     resource = update.resource
+    if update.subresource in _SPEC_PARTS:
+        field = _SPEC_PARTS[update.subresource]
+        out = copy.deepcopy(old)
+        out["metadata"] = {**old["metadata"], "managedFields": new["metadata"].get("managedFields")}
+        if out["metadata"]["managedFields"] is None:
+            del out["metadata"]["managedFields"]
+        wanted = (new.get("spec") or {}).get(field)
+        out.setdefault("spec", {}).pop(field, None)
+        if wanted:
+            out["spec"][field] = wanted
+        return out
     if update.subresource == "status":
         out = copy.deepcopy(old)
         out["metadata"] = new["metadata"]
@@ -429,8 +435,6 @@ def _update_errors(core: Core, update: Update, new: Object, old: Object) -> list
         errors += schema.validate(core.registry.schema(resource), new, old)
         return errors + resource.strategy.validate_status_update(new, old)
     errors += validation(core, resource, new, old)
-    if update.check is not None:
-        errors += update.check(new, old)
     return errors
 
 
