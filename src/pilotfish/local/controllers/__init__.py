@@ -8,33 +8,45 @@ from pathlib import Path
 
 from pilotfish.kube.client import Client
 from pilotfish.local.controllers.base import Cluster, Controller
+from pilotfish.local.controllers.cronjob import CronJobController
 from pilotfish.local.controllers.daemonset import DaemonSetController
 from pilotfish.local.controllers.deployment import DeploymentController
 from pilotfish.local.controllers.endpoints import EndpointsController
 from pilotfish.local.controllers.endpointslice import EndpointSliceController
 from pilotfish.local.controllers.endpointslicemirroring import EndpointSliceMirroringController
 from pilotfish.local.controllers.garbagecollector import GarbageCollector
+from pilotfish.local.controllers.horizontalpodautoscaler import HorizontalPodAutoscalerController
+from pilotfish.local.controllers.job import JobController
 from pilotfish.local.controllers.namespace import NamespaceController
+from pilotfish.local.controllers.poddisruptionbudget import PodDisruptionBudgetController
+from pilotfish.local.controllers.podgc import PodGarbageCollector
 from pilotfish.local.controllers.replicaset import ReplicaSetController
 from pilotfish.local.controllers.root_ca import RootCAController
 from pilotfish.local.controllers.scheduler import Scheduler
 from pilotfish.local.controllers.serviceaccount import ServiceAccountController, TokenController
 from pilotfish.local.controllers.statefulset import StatefulSetController
+from pilotfish.local.controllers.ttl import TTLController
 
 _log = logging.getLogger(__name__)
 
 CONTROLLERS: tuple[type[Controller], ...] = (
+    CronJobController,
     DaemonSetController,
     DeploymentController,
     EndpointSliceController,
     EndpointSliceMirroringController,
     EndpointsController,
+    HorizontalPodAutoscalerController,
+    JobController,
     NamespaceController,
+    PodDisruptionBudgetController,
+    PodGarbageCollector,
     ReplicaSetController,
     RootCAController,
     Scheduler,
     ServiceAccountController,
     StatefulSetController,
+    TTLController,
     TokenController,
 )
 

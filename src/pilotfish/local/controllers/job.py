@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 from pilotfish.kube.errors import KubeError, is_not_found
-from pilotfish.kube.informer import Change
 from pilotfish.kube.meta import (
     Key,
     annotations_of,
@@ -203,32 +202,40 @@ def tally(job: Mapping[str, Any], pods: Sequence[Object]) -> Tally:
         else:
             result.failed += 1
     known = {*result.uncounted_succeeded, *result.uncounted_failed}
-    completions = job["spec"].get("completions")
     for pod in pods:
         if not _tracked(pod) or len(result.strip) >= _UNCOUNTED_AT_ONCE:
             continue
-        uid, index = pod["metadata"]["uid"], index_of(pod)
         if phase_of(pod) == "Succeeded":
-            result.strip.append(pod)
-            if is_indexed(job):
-                # The index says that it is counted; no uid is needed.
-                if index is not None and index < int(completions or 0):
-                    result.succeeded_indexes.add(index)
-            elif uid not in known:
-                result.uncounted_succeeded.append(uid)
+            _count_success(job, pod, result, known)
         elif _has_failed(job, pod):
-            action, why = failure_action(job, pod)
-            result.strip.append(pod)
-            if action == "FailJob":
-                result.fail_job = result.fail_job or why
-            if action == "FailIndex" and index is not None:
-                result.failed_indexes.add(index)
-            if action != "Ignore" and uid not in known:
-                result.uncounted_failed.append(uid)
+            _count_failure(job, pod, result, known)
     if is_indexed(job):
         result.succeeded = len(result.succeeded_indexes)
         _fail_indexes(job, pods, result)
     return result
+
+
+def _count_success(job: Mapping[str, Any], pod: Object, result: Tally, known: set[str]) -> None:
+    result.strip.append(pod)
+    uid, index = pod["metadata"]["uid"], index_of(pod)
+    if is_indexed(job):
+        # The index says that it is counted; no uid is needed.
+        if index is not None and index < int(job["spec"].get("completions") or 0):
+            result.succeeded_indexes.add(index)
+    elif uid not in known:
+        result.uncounted_succeeded.append(uid)
+
+
+def _count_failure(job: Mapping[str, Any], pod: Object, result: Tally, known: set[str]) -> None:
+    result.strip.append(pod)
+    uid, index = pod["metadata"]["uid"], index_of(pod)
+    action, why = failure_action(job, pod)
+    if action == "FailJob":
+        result.fail_job = result.fail_job or why
+    if action == "FailIndex" and index is not None:
+        result.failed_indexes.add(index)
+    if action != "Ignore" and uid not in known:
+        result.uncounted_failed.append(uid)
 
 
 def _index_failures(job: Mapping[str, Any], pods: Sequence[Object], index: int) -> int:
@@ -408,7 +415,8 @@ def backoff_left(job: Mapping[str, Any], pods: Sequence[Object], at: datetime) -
     if not recent:
         return 0.0
     first, longest = _BACKOFF
-    return (max(recent) - at).total_seconds() + min(first * 2 ** min(len(recent) - 1, 30), longest)
+    pause: float = min(first * 2.0 ** min(len(recent) - 1, 30), longest)
+    return (max(recent) - at).total_seconds() + pause
 
 
 # ---------------------------------------------------------------------- status
@@ -521,6 +529,9 @@ class JobController(Controller):
         verdict = judge(job, pods, tallied, at)
         todo = plan(job, pods, tallied, verdict, at)
         try:
+            if verdict is None:
+                # What we take away ourselves, to suspend or to shrink, has not failed: it is not to be counted.
+                await self._release(todo.delete)
             await in_batches([partial(self._delete, job, pod) for pod in todo.delete])
             await in_batches([partial(self._create, job, index) for index in todo.create])
         finally:
