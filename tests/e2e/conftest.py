@@ -1,0 +1,45 @@
+"""One running cluster per mode for all tests that only use it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from .harness import Cluster, fresh
+
+MODES = ["rootful", "rootless"]
+_names = count(1)
+
+
+def skip_unless_possible(mode: str) -> None:
+    """Skip a mode that this machine's kernel or user cannot have."""
+    if mode == "rootful" and os.geteuid() != 0:
+        pytest.skip("only root can start a rootful cluster")
+    probe = ["setpriv", "--reuid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
+    if (
+        mode != "rootful"
+        and subprocess.run([*probe, "unshare", "-Ur", "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("this kernel does not let ordinary users create user namespaces")
+
+
+@pytest.fixture(scope="session", params=[pytest.param(m, marks=pytest.mark.xdist_group(f"cluster-{m}")) for m in MODES])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A running cluster that tests share; each keeps to a namespace of its own."""
+    skip_unless_possible(request.param)
+    with fresh(request.param) as started:
+        started.up()
+        yield started
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace for one test."""
+    name = f"test-{next(_names)}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")

@@ -1,0 +1,173 @@
+"""up, down, reset and crashes: what resumes, what is said, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pilotfish.local.process import tree
+
+from .conftest import MODES, skip_unless_possible
+from .harness import Cluster, fresh, wait_until
+
+WORKLOAD = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: web, image: nginx}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: NodePort, selector: {app: web}, ports: [{port: 80}]}
+"""
+
+
+@pytest.fixture(params=[pytest.param(m, marks=pytest.mark.xdist_group(f"lifecycle-{m}")) for m in MODES])
+def stopped(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster that is not started."""
+    skip_unless_possible(request.param)
+    with fresh(request.param) as cluster:
+        yield cluster
+
+
+def _processes(cluster: Cluster) -> list[str]:
+    """Processes that have to do with the cluster's data directory, by command line or environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if os.fsencode(cluster.data) in text:
+            found.append(f"{entry.name}: {(entry / 'cmdline').read_bytes()[:200]!r}")
+    return found
+
+
+def _namespaces(pids: list[int]) -> set[str]:
+    """The namespaces of processes, without those of this process."""
+    own = {str(link.readlink()) for link in Path("/proc/self/ns").iterdir()}
+    found: set[str] = set()
+    for pid in pids:
+        for kind in ("net", "mnt", "pid", "user", "ipc", "uts", "cgroup"):
+            try:
+                found.add(str(Path(f"/proc/{pid}/ns/{kind}").readlink()))
+            except OSError:
+                continue
+    return found - own
+
+
+def _all_pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+
+
+def _host() -> dict[str, set[str]]:
+    """Interfaces, mounts and rules of the machine's own namespaces."""
+
+    def lines(*command: str) -> set[str]:
+        return set(subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines())
+
+    return {
+        "interfaces": {line.split(": ")[1] for line in lines("ip", "-o", "link")},
+        "mounts": {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()},
+        "rules": lines("nft", "list", "tables") if os.geteuid() == 0 else set(),
+    }
+
+
+def test_nothing_is_left_behind(stopped: Cluster) -> None:
+    """After down no process, namespace, interface, mount, rule or socket is left; after reset no object."""
+    cluster = stopped
+    host = _host()
+    cluster.up()
+    cluster.apply(WORKLOAD)
+    cluster.ready("default")
+    pids = [pid for part in cluster.state()["parts"] for pid in tree(part["pid"])]
+    namespaces = _namespaces(pids)
+    assert len(pids) >= 5
+    assert any(name.startswith("net:") for name in namespaces)
+    assert "stopped" in cluster.pilotfish("down").stdout
+    wait_until(lambda: not _processes(cluster), "no process of the cluster", 10)
+    wait_until(lambda: not namespaces & _namespaces(_all_pids()), "no namespace of the cluster", 10)
+    for what, before in host.items():
+        wait_until(lambda what=what, before=before: _host()[what] <= before, f"no new {what}", 10)  # type: ignore[misc]
+    assert not (cluster.data / "run").exists()
+    assert not [path for path in cluster.data.rglob("*") if path.is_socket()]
+    assert "does not run" in cluster.pilotfish("down").stdout
+    cluster.up()
+    assert cluster.get("deploy", "web")["spec"]["replicas"] == 2
+    cluster.ready("default")
+    cluster.pilotfish("reset")
+    assert sorted(path.name for path in cluster.data.iterdir()) == ["logs", "pilotfish-data"]
+    cluster.up()
+    assert "NotFound" in cluster.kubectl("get", "deploy", "web", check=False)
+
+
+def test_second_up(stopped: Cluster) -> None:
+    """A second up changes nothing and says so; another port is refused; status tells what runs."""
+    cluster = stopped
+    cluster.up()
+    before = cluster.state()
+    assert "runs already" in cluster.pilotfish("up").stdout
+    refused = cluster.pilotfish("up", "--port", "1", check=False)
+    assert refused.returncode == 1
+    assert "pilotfish down" in refused.stderr
+    after = cluster.state()
+    assert [part["pid"] for part in after["parts"]] == [part["pid"] for part in before["parts"]]
+    assert after["node_ready"]
+    assert after["counts"]["namespaces"] >= 4
+    assert cluster.pilotfish("status").returncode == 0
+    assert cluster.pilotfish("kubeconfig").stdout.strip() == str(cluster.data / "kubeconfig")
+
+
+@pytest.mark.parametrize("parts", [("apiserver",), ("node",), ("apiserver", "node")], ids="+".join)
+def test_crash(stopped: Cluster, parts: tuple[str, ...]) -> None:
+    """After kill -9, up starts only what died, at its place, with all objects, and no stray process is left."""
+    cluster = stopped
+    cluster.up()
+    cluster.apply(WORKLOAD)
+    cluster.ready("default")
+    cluster.kubectl("create", "configmap", "kept", "--from-literal=a=b")
+    before = {part["name"]: part["pid"] for part in cluster.state()["parts"]}
+    server = cluster.state()["server"]
+    node_tree = tree(before["node"])
+    for part in parts:
+        os.kill(before[part], signal.SIGKILL)
+    assert cluster.pilotfish("status", check=False).returncode == 3
+    cluster.pilotfish("up")
+    state = cluster.state()
+    after = {part["name"]: part["pid"] for part in state["parts"]}
+    assert state["server"] == server
+    for part, pid in before.items():
+        assert (after[part] != pid) == (part in parts)
+    assert cluster.get("configmap", "kept")["data"] == {"a": "b"}
+    cluster.ready("default")
+    if "node" in parts:
+        wait_until(lambda: not set(node_tree) & set(_all_pids()), "the old node's processes are gone", 10)
+
+    def running() -> bool:
+        pods = cluster.get("pods", "-l", "app=web")["items"]
+        return [c["ready"] for pod in pods for c in pod["status"].get("containerStatuses", [])] == [True, True]
+
+    wait_until(running, "both pods run")
+    port = cluster.get("service", "web")["spec"]["ports"][0]["nodePort"]
+    wait_until(lambda: _answers(port), "the NodePort answers again")
+    assert len([line for line in _processes(cluster) if "-m\\x00pilotfish.local.apiserver" in line]) == 1
+
+
+def _answers(port: int) -> bool:
+    done = subprocess.run(["curl", "-sS", f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=False)
+    return "Welcome to nginx!" in done.stdout
