@@ -57,6 +57,8 @@ class Cgroups:
 
     def __init__(self, parent: Path | None, version: int, reason: str = "") -> None:
         self._parent = parent
+        # The node mounts other things over its view of the hierarchy; the descriptor still leads there.
+        self._fd = os.open(parent, os.O_PATH | os.O_DIRECTORY) if parent is not None else -1
         self._version = version
         self.reason = reason
         """Why there are no limits; empty when there are."""
@@ -65,7 +67,7 @@ class Cgroups:
         """A group that may use `memory` bytes; None when there are no limits on this machine."""
         if self._parent is None:
             return None
-        path = self._parent / name
+        path = Path(f"/proc/{os.getpid()}/fd/{self._fd}") / name
         path.mkdir()
         if self._version == 2:
             (path / "memory.max").write_text(str(memory))

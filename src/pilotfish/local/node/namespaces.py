@@ -14,7 +14,7 @@ import os
 import pwd
 import signal
 import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,8 +202,9 @@ def _write_single_map(uid: int, gid: int) -> None:
         raise NamespaceError(f"cannot map user {uid} into a new user namespace: {error}") from error
 
 
-def enter() -> Identity:
-    """Become process 1 of new namespaces. Only the inner process returns; the outer one ends when the inner does.
+def enter(at_end: Callable[[], None] = lambda: None) -> Identity:
+    """Become process 1 of new namespaces. Only the inner process returns; the outer one ends when the inner does,
+    after it has called `at_end`.
 
     Raises `NamespaceError` when the kernel forbids it, in the outer process, before anything was made.
     """
@@ -227,11 +228,11 @@ def enter() -> Identity:
         if os.getppid() not in {0, outer}:
             os._exit(1)
         return Identity(rootless, full)
-    _wait_for(child)
+    _wait_for(child, at_end)
     raise AssertionError("unreachable")
 
 
-def _wait_for(child: int) -> None:
+def _wait_for(child: int, at_end: Callable[[], None]) -> None:
     """Hand signals on to the inner process and end as it does. Never returns."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda n, _: os.kill(child, n))
@@ -241,7 +242,7 @@ def _wait_for(child: int) -> None:
         except InterruptedError:
             continue
         code = os.waitstatus_to_exitcode(status)
-        sys.stdout.flush()
+        at_end()
         os._exit(code if code >= 0 else 128 - code)
 
 

@@ -60,6 +60,7 @@ class PodWorker:
     def __init__(self, host: Host, pod: Object, forget: Callable[[PodWorker], None]) -> None:
         self.host = host
         self.uid: str = pod["metadata"]["uid"]
+        self.namespace: str = pod["metadata"]["namespace"]
         self.directory = host.directory / "pods" / self.uid
         self.sandbox: Sandbox | None = None
         self.config = Pulse()
@@ -167,6 +168,8 @@ class PodWorker:
 
     def update(self, pod: Object) -> None:
         """The object changed."""
+        if int(pod["metadata"]["resourceVersion"]) < int(self._pod["metadata"]["resourceVersion"]):
+            return  # what came back from our own last write is newer
         old, self._pod = self._pod, pod
         if is_deleting(pod):
             self._terminate()
