@@ -25,6 +25,8 @@ _MAX_BODY = 10 * 1024
 _MAX_REDIRECTS = 10
 _EAGER = (0.1, 1.0)
 """First and longest pause, seconds, between tries of a container that has not been seen well yet."""
+_FIRST_SECONDS = 1.0
+"""How long after the start (and the initial delay) failures do not count: programs need a moment to listen."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ class Prober:
         schedule = Schedule.of(probe)
         await self._delay(schedule)
         failures = successes = 0
-        due = time.monotonic()
+        due = time.monotonic() + min(_FIRST_SECONDS, schedule.period)
         pause = _EAGER[0]
         while True:
             outcome = await check(probe, self._target, schedule.timeout)
@@ -286,7 +288,7 @@ class Prober:
         await self._delay(schedule)
         ready = seen = False
         failures = successes = 0
-        due = time.monotonic()
+        due = time.monotonic() + min(_FIRST_SECONDS, schedule.period)
         pause = _EAGER[0]
         while True:
             outcome = await check(probe, self._target, schedule.timeout)
@@ -313,6 +315,7 @@ class Prober:
     async def _liveness(self, probe: Object) -> None:
         schedule = Schedule.of(probe)
         await self._delay(schedule)
+        await asyncio.sleep(min(_FIRST_SECONDS, schedule.period))
         failures = 0
         while True:
             outcome = await check(probe, self._target, schedule.timeout)
