@@ -29,6 +29,7 @@ from pilotfish.local.apiserver.authn import Authenticator
 from pilotfish.local.apiserver.authz import MASTERS, Authorizer
 from pilotfish.local.apiserver.core import Core
 from pilotfish.local.apiserver.customkinds import CustomKinds
+from pilotfish.local.apiserver.hostlink import HostLink
 from pilotfish.local.apiserver.nodelink import NodeLink
 from pilotfish.local.apiserver.registry import Registry
 from pilotfish.local.apiserver.resource import Resource
@@ -143,6 +144,8 @@ async def _run(arguments: argparse.Namespace) -> None:
     server = await loop.create_server(serving, sock=listener, ssl=tls)
     shown = f"[{arguments.address}]" if ":" in arguments.address else arguments.address
     reach = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(shown, shown)  # noqa: S104 (compared, not bound)
+    host = HostLink(data / "run", lambda sock: loop.create_server(serving, sock=sock, ssl=tls), "127.0.0.1")
+    await host.start()
     _write_kubeconfigs(data, authority, f"https://{reach}:{port}")
     controllers = _start_controllers(data / "pki" / "controllers.kubeconfig")
     core.custom.resume()
@@ -161,7 +164,10 @@ async def _run(arguments: argparse.Namespace) -> None:
             controllers.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await controllers
+        await host.close()
         await serving.shutdown(0.2)
+        await core.admission.caller.close()
+        await core.node.close()
         core.store.close()
 
 

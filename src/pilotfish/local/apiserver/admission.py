@@ -347,7 +347,9 @@ def _checked(answer: Any, review: Object) -> Object:
     wanted = (review["apiVersion"], review["kind"])
     given = (answer.get("apiVersion"), answer.get("kind"))
     if given != wanted:
-        raise WebhookError(f"expected webhook response of {wanted[0]}, Kind={wanted[1]}, got {given[0]}, Kind={given[1]}")
+        raise WebhookError(
+            f"expected webhook response of {wanted[0]}, Kind={wanted[1]}, got {given[0]}, Kind={given[1]}"
+        )
     response = answer.get("response")
     if not isinstance(response, dict):
         raise WebhookError("webhook response was absent")

@@ -97,7 +97,7 @@ def as_kind(value: Any, api_version: str, kind: str) -> Object:
     if given_kind != kind:
         raise bad_request(
             f'{given_kind} in version "{given_version.rpartition("/")[2]}" cannot be handled as a {kind}: '
-            f"no kind \"{given_kind}\" is expected here, but {kind}"
+            f'no kind "{given_kind}" is expected here, but {kind}'
         )
     if given_version != api_version:
         raise bad_request(

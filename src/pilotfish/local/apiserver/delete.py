@@ -146,7 +146,12 @@ async def _delete_item(
     finalizers = _finalizers(resource, stored, given)
     held = bool(finalizers) or _held(resource, stored)
     pending = metadata.get("deletionTimestamp")
-    if pending and grace and (metadata.get("deletionGracePeriodSeconds") or 0) <= grace and not _new(finalizers, stored):
+    if (
+        pending
+        and grace
+        and (metadata.get("deletionGracePeriodSeconds") or 0) <= grace
+        and not _new(finalizers, stored)
+    ):
         return await core.load(resource, item), False
     gone = not (grace or held)
     if not gone:

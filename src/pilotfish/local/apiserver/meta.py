@@ -156,8 +156,13 @@ def _owner_errors(owners: Any) -> list[FieldError]:
             this = f"{kind}/{owner.get('name', '')}"
             if controller:
                 both = f"{controller} and {this}"
-                errors.append(FieldError.invalid(path, owners, f"Only one reference can have Controller set to true. "
-                                                 f"Found \"true\" in references for {both}"))
+                errors.append(
+                    FieldError.invalid(
+                        path,
+                        owners,
+                        f'Only one reference can have Controller set to true. Found "true" in references for {both}',
+                    )
+                )
             controller = this
     return errors
 

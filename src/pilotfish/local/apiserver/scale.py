@@ -118,9 +118,7 @@ def _check(request: Request, resource: Resource, scale: Object, *, custom: bool)
     """The replicas asked for. Raises 400 for another object's scale, 422 for a negative number."""
     name = scale["metadata"].get("name", "")
     if name and name != request.target.name:
-        raise bad_request(
-            f"the name of the object ({name}) does not match the name on the URL ({request.target.name})"
-        )
+        raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({request.target.name})")
     replicas = int((scale.get("spec") or {}).get("replicas") or 0)
     if replicas < 0 and not custom:
         error = FieldError.invalid("spec.replicas", replicas, "must be greater than or equal to 0")

@@ -24,9 +24,7 @@ async def create(core: Core, request: Request, resource: Resource) -> web.Stream
     target = request.target
     write.check_options(request, "CreateOptions")
     body = await decode.read(request)
-    obj = decode.as_kind(
-        decode.parse(body, decode.media_type(request)), "authentication.k8s.io/v1", "TokenRequest"
-    )
+    obj = decode.as_kind(decode.parse(body, decode.media_type(request)), "authentication.k8s.io/v1", "TokenRequest")
     compiled = core.registry.schema_named(_DEFINITION)
     decode.check(compiled, obj, request, [])
     schema.apply_defaults(compiled, obj)

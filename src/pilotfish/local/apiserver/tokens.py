@@ -42,9 +42,7 @@ class Tokens:
             raise ValueError(f"{key_file} holds no elliptic-curve key")
         self._key = key
         self._public = key.public_key()
-        der = self._public.public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        der = self._public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         digest = hashes.Hash(hashes.SHA256())
         digest.update(der)
         self.key_id = _b64(digest.finalize())

@@ -33,11 +33,16 @@ def _check(request: Request) -> None:
     match = query.get("resourceVersionMatch", "")
     if initial is not None and match != "NotOlderThan":
         errors.append(
-            FieldError.forbidden("resourceVersionMatch", 'sendInitialEvents requires setting resourceVersionMatch to NotOlderThan')
+            FieldError.forbidden(
+                "resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            )
         )
     if match and initial is None:
         errors.append(
-            FieldError.forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
+            FieldError.forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            )
         )
     if errors:
         raise invalid("ListOptions", "meta.k8s.io", "", errors)
@@ -245,5 +250,3 @@ async def _follow(stream: _Stream, response: web.StreamResponse, timeout: float)
         if not stream.core.custom.serves(stream.resource):
             return
         await stream.wait(min(end, next_bookmark if bookmarks else end) - now)
-
-

@@ -64,8 +64,10 @@ class Caller:
             raise WebhookError(f'Post "{url}?timeout={seconds:g}s": {error}') from None
         if response.status != 200:
             text = raw[:200].decode(errors="replace")
-            raise WebhookError(f"an error on the server ({text!r}) has prevented the request from succeeding "
-                               f"(status {response.status})")
+            raise WebhookError(
+                f"an error on the server ({text!r}) has prevented the request from succeeding "
+                f"(status {response.status})"
+            )
         try:
             return msgspec.json.decode(raw)
         except msgspec.DecodeError as error:

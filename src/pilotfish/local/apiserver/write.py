@@ -79,9 +79,7 @@ def check_namespace(core: Core, request: Request, resource: Resource, obj: Objec
     """The namespaces of body and address agree."""
     given = obj["metadata"].get("namespace", "")
     if resource.namespaced and given and given != request.target.namespace:
-        raise bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request"
-        )
+        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
     if not resource.namespaced and given:
         raise bad_request("namespace: a cluster-scoped object has none")
 
@@ -95,9 +93,7 @@ def check_alive(core: Core, resource: Resource, namespace: str, name: str) -> No
         why = f"unable to create new content in namespace {namespace} because it is being terminated"
         error = forbidden(resource.plural, resource.group, name, why)
         cause = f"namespace {namespace} is being terminated"
-        error.details["causes"] = [
-            {"reason": "NamespaceTerminating", "message": cause, "field": "metadata.namespace"}
-        ]
+        error.details["causes"] = [{"reason": "NamespaceTerminating", "message": cause, "field": "metadata.namespace"}]
         raise error
 
 
@@ -217,9 +213,7 @@ async def put(core: Core, request: Request, resource: Resource) -> web.StreamRes
     if not given:
         body["metadata"]["name"] = target.name
     elif given != target.name:
-        raise bad_request(
-            f"the name of the object ({given}) does not match the name on the URL ({target.name})"
-        )
+        raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({target.name})")
     check_namespace(core, request, resource, body)
     _, _, item = find(core, resource, target.namespace, target.name)
     if item is None and resource.create_on_update and not target.subresource:
@@ -287,9 +281,7 @@ async def _apply(core: Core, request: Request, resource: Resource, body: bytes) 
         raise bad_request("metadata must be an object")
     given = wanted["metadata"].get("name", "")
     if given and given != target.name:
-        raise bad_request(
-            f"the name of the object ({given}) does not match the name on the URL ({target.name})"
-        )
+        raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({target.name})")
     check_namespace(core, request, resource, wanted)
     if request.field_validation != "Ignore" and (repeated := decode.duplicates(body, "application/yaml")):
         if request.field_validation == "Strict":
