@@ -240,7 +240,13 @@ async def run(options: Options) -> None:
     """Run one replica until it is told to stop. Raises StartError."""
     try:
         await Daemon(options).run()
-    except* _Stopped:
-        return
-    except* StartError as group:
-        raise group.exceptions[0] from None
+    except BaseExceptionGroup as group:
+        if (failed := group.subgroup(StartError)) is not None:
+            raise _leaf(failed) from None
+        if group.split(_Stopped)[1] is not None:
+            raise
+
+
+def _leaf(group: BaseException) -> BaseException:
+    """The first of the errors inside nested groups."""
+    return _leaf(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group
