@@ -111,7 +111,7 @@ def test_nothing_is_left_behind(stopped: Cluster) -> None:
     assert cluster.get("deploy", "web")["spec"]["replicas"] == 2
     cluster.ready("default")
     cluster.pilotfish("reset")
-    assert sorted(path.name for path in cluster.data.iterdir()) == ["logs", "pilotfish-data"]
+    assert sorted(path.name for path in cluster.data.iterdir()) == ["pilotfish-data"]
     cluster.up()
     assert "NotFound" in cluster.kubectl("get", "deploy", "web", check=False)
 

@@ -104,7 +104,7 @@ def test_failed_start(tmp_path: Path, said: list[str], monkeypatch: pytest.Monke
 
 
 def test_reset_empties_only_its_own(tmp_path: Path, said: list[str]) -> None:
-    """A directory that `up` did not make is never emptied; of its own, reset keeps images.yaml and logs."""
+    """A directory that `up` did not make is never emptied; of its own, reset keeps images.yaml."""
     (tmp_path / "precious").touch()
     with pytest.raises(UserError, match="nothing is removed"):
         cluster.reset(tmp_path, said.append)
@@ -118,7 +118,7 @@ def test_reset_empties_only_its_own(tmp_path: Path, said: list[str]) -> None:
         (data / "objects.db").touch()
         (data / "pki").mkdir()
         cluster.reset(data, said.append)
-        assert sorted(entry.name for entry in data.iterdir()) == ["images.yaml", "logs", "pilotfish-data"]
+        assert sorted(entry.name for entry in data.iterdir()) == ["images.yaml", "pilotfish-data"]
 
 
 def test_torn_state_is_no_state(tmp_path: Path, said: list[str]) -> None:

@@ -35,11 +35,11 @@ PARTS = ("apiserver", "node")
 
 _PATIENCE = 60.0
 """Seconds that a part gets to become ready."""
-_GRACE = {"apiserver": 10.0, "node": 40.0}
+_GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 _POLL = 0.02
 _MAX_LOG = 10 * 1024 * 1024
-_USERS = {"images.yaml", "logs"}
+_USERS = {"images.yaml"}
 """Of the data directory, what `reset` keeps."""
 _MARK = "pilotfish-data"
 """An empty file that says whose directory this is, so that `reset` never empties another."""
@@ -117,7 +117,7 @@ def up(data: Path, port: int | None, address: str | None, say: Say) -> None:
                     say(f"{_TITLES[part]} ready ({time.monotonic() - begun:.1f} s)")
         except BaseException:
             for part in reversed(started):
-                state.parts.pop(part).stop(_GRACE[part])
+                state.parts.pop(part).stop(_GRACE)
             _save(data, state)
             _tidy(data, state)
             raise
@@ -134,7 +134,7 @@ def down(data: Path, say: Say) -> None:
 
 
 def reset(data: Path, say: Say) -> None:
-    """Stop everything and forget all objects. The user's `images.yaml` and the logs stay."""
+    """Stop everything and forget all objects. The user's `images.yaml` stays."""
     if not data.is_dir():
         say("There is nothing to forget.")
         return
@@ -164,7 +164,7 @@ def status(data: Path) -> Status:
             api = _Api(data)
             version = api.get("/version")["gitVersion"]
             server = _url(state)
-            ready = _node_ready(api)
+            ready = state.running("node") and _node_ready(api)
             counts = {name: api.count(path) for name, path in _COUNTED.items()}
     return Status(data, server, version, ready, parts, counts)
 
@@ -240,7 +240,7 @@ def _down(data: Path, say: Say) -> None:
     running = [part for part in reversed(PARTS) if state and state.running(part)]
     for part in running:
         assert state is not None  # noqa: S101  # tells the type checker
-        state.parts[part].stop(_GRACE[part])
+        state.parts[part].stop(_GRACE)
     _tidy(data, state)
     say("The cluster is stopped." if running else "The cluster does not run.")
 
@@ -277,6 +277,7 @@ def _start(part: str, data: Path, state: State) -> Process:
     arguments = [sys.executable, "-P", "-m", f"pilotfish.local.{part}", "--data", str(data)]
     if part == "apiserver":
         arguments += ["--port", str(state.port), "--address", state.address]
+    (data / "run" / f"{part}.json").unlink(missing_ok=True)  # a crash leaves what says that it is ready
     environment = {**os.environ}
     extracted = Path(sys.prefix).parent / ".tools"
     if extracted.is_dir():  # made by scripts/setup where packages could not be installed
@@ -311,7 +312,7 @@ def _wait_for_apiserver(data: Path, state: State) -> None:
 
 def _wait_for_node(data: Path, state: State) -> None:
     api = _Api(data)
-    _wait("node", data, state, lambda: (data / "run" / "node.sock").exists() and _node_ready(api) and _dns(data))
+    _wait("node", data, state, lambda: (data / "run" / "node.json").exists() and _node_ready(api) and _dns(data))
 
 
 def _node_ready(api: _Api) -> bool:
