@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import msgspec
@@ -44,6 +44,15 @@ class Api(
     """Conditions on the message that the CRD carries."""
     ALIASES: ClassVar[Mapping[str, str]] = {}
     """Other spellings of a field that the CRD keeps, to the field's JSON name."""
+
+    def has(self, name: str) -> bool:
+        """Whether a field without a default value of its own, named as in JSON, is set."""
+        return getattr(self, _attribute(type(self), name)) is not None
+
+
+@cache
+def _attribute(cls: type[Api], name: str) -> str:
+    return next(field.name for field in msgspec.structs.fields(cls) if field.encode_name == name)
 
 
 # Marks on fields, used as Annotated[type, MARK].

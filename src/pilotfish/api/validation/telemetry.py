@@ -1,0 +1,109 @@
+"""Telemetry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pilotfish.api.config import Config
+from pilotfish.api.telemetry import AccessLogging, CustomTag, Metrics, ProviderRef, TagOperation, Telemetry, Tracing
+from pilotfish.api.validation.report import Report
+
+
+def check(report: Report, config: Config[Telemetry]) -> None:
+    spec = config.spec
+    report.target_refs(spec.selector, spec.target_ref, spec.target_refs)
+    if len(spec.tracing) > 1:
+        report.warn("spec.tracing", "only one tracing entry is supported; the others have no effect")
+    for index, tracing in enumerate(spec.tracing):
+        _check_tracing(report, f"spec.tracing[{index}]", tracing)
+    for index, metrics in enumerate(spec.metrics):
+        _check_metrics(report, f"spec.metrics[{index}]", metrics)
+    for index, logging in enumerate(spec.access_logging):
+        _check_logging(report, f"spec.accessLogging[{index}]", logging)
+
+
+def _check_providers(report: Report, path: str, providers: Sequence[ProviderRef]) -> None:
+    for index, provider in enumerate(providers):
+        if not provider.name:
+            report.error(f"{path}.providers[{index}].name", "name is required")
+
+
+def _check_tracing(report: Report, path: str, tracing: Tracing) -> None:
+    _check_providers(report, path, tracing.providers)
+    if len(tracing.providers) > 1:
+        report.warn(f"{path}.providers", "only one tracing provider is supported; the first is used")
+    report.percent(f"{path}.randomSamplingPercentage", tracing.random_sampling_percentage)
+    for name, tag in tracing.custom_tags.items():
+        where = f"{path}.customTags[{name}]"
+        if not name:
+            report.error(where, "the name of a tag must not be empty")
+        _check_tag(report, where, tag)
+
+
+def _check_tag(report: Report, path: str, tag: CustomTag) -> None:
+    if tag.literal is not None and not tag.literal.value:
+        report.error(f"{path}.literal.value", "value is required")
+    if tag.environment is not None and not tag.environment.name:
+        report.error(f"{path}.environment.name", "name is required")
+    if tag.header is not None and not tag.header.name:
+        report.error(f"{path}.header.name", "name is required")
+    if tag.formatter is not None and not tag.formatter.value:
+        report.error(f"{path}.formatter.value", "value is required")
+    if tag == CustomTag():
+        report.error(path, "one of literal, environment, header and formatter is required")
+
+
+def _check_metrics(report: Report, path: str, metrics: Metrics) -> None:
+    _check_providers(report, path, metrics.providers)
+    report.duration(f"{path}.reportingInterval", metrics.reporting_interval)
+    for index, override in enumerate(metrics.overrides):
+        where = f"{path}.overrides[{index}]"
+        if override.match is not None and override.match.custom_metric == "":
+            report.error(f"{where}.match.customMetric", "customMetric must not be empty")
+        for name, tag in override.tag_overrides.items():
+            place = f"{where}.tagOverrides[{name}]"
+            if not name:
+                report.error(place, "the name of a tag must not be empty")
+            if tag.operation is TagOperation.UPSERT and not tag.value:
+                report.error(f"{place}.value", "value must be set when operation is UPSERT")
+            if tag.operation is TagOperation.REMOVE and tag.value:
+                report.error(f"{place}.value", "value must not be set when operation is REMOVE")
+            check_expression(report, f"{place}.value", tag.value)
+
+
+def _check_logging(report: Report, path: str, logging: AccessLogging) -> None:
+    _check_providers(report, path, logging.providers)
+    if logging.filter is not None:
+        if not logging.filter.expression:
+            report.error(f"{path}.filter.expression", "expression must not be empty")
+        check_expression(report, f"{path}.filter.expression", logging.filter.expression)
+
+
+def check_expression(report: Report, path: str, expression: str) -> bool:
+    """What can be said of a CEL expression without a parser: its brackets and quotes close."""
+    problem = _unbalanced(expression)
+    return problem is None or report.error(path, f"expression {expression!r} is not valid CEL: {problem}")
+
+
+def _unbalanced(expression: str) -> str | None:
+    closing = {")": "(", "]": "[", "}": "{"}
+    open_: list[str] = []
+    quote = ""
+    escaped = False
+    for character in expression:
+        if quote:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == quote:
+                quote = ""
+        elif character in "'\"":
+            quote = character
+        elif character in "([{":
+            open_.append(character)
+        elif character in closing and (not open_ or open_.pop() != closing[character]):
+            return f"`{character}` closes nothing"
+    if quote:
+        return f"a string that begins with {quote} is not closed"
+    return f"`{open_[-1]}` is not closed" if open_ else None

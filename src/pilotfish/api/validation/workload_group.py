@@ -1,0 +1,50 @@
+"""WorkloadGroup, and readiness probes, which the mesh's proxy configuration shares."""
+
+from __future__ import annotations
+
+from pilotfish.api.config import Config
+from pilotfish.api.networking.workload_group import ReadinessProbe, WorkloadGroup
+from pilotfish.api.validation.report import Report, is_unix
+from pilotfish.api.validation.workload_entry import check_ports
+
+
+def check(report: Report, config: Config[WorkloadGroup]) -> None:
+    spec = config.spec
+    if spec.metadata is not None:
+        report.labels("spec.metadata.labels", spec.metadata.labels)
+    template = spec.template
+    if template is None:
+        report.error("spec.template", "template is required")
+    else:
+        if is_unix(template.address):
+            report.unix_socket("spec.template.address", template.address)
+        elif template.address:
+            report.domain_or_ip("spec.template.address", template.address, wildcard=False)
+        check_ports(report, "spec.template.ports", template.ports)
+        report.labels("spec.template.labels", template.labels)
+    if spec.probe is not None:
+        check_probe(report, "spec.probe", spec.probe)
+
+
+def check_probe(report: Report, path: str, probe: ReadinessProbe) -> None:
+    for name, value in (
+        ("initialDelaySeconds", probe.initial_delay_seconds),
+        ("timeoutSeconds", probe.timeout_seconds),
+        ("periodSeconds", probe.period_seconds),
+        ("successThreshold", probe.success_threshold),
+        ("failureThreshold", probe.failure_threshold),
+    ):
+        report.not_negative(f"{path}.{name}", value)
+    http = probe.http_get
+    if http is not None:
+        report.port(f"{path}.httpGet.port", http.port)
+        if http.scheme not in {"", "HTTP", "HTTPS"}:
+            report.error(f"{path}.httpGet.scheme", f"scheme {http.scheme!r} must be HTTP or HTTPS")
+        for index, header in enumerate(http.http_headers):
+            report.header_name(f"{path}.httpGet.httpHeaders[{index}].name", header.name)
+    if probe.tcp_socket is not None:
+        report.port(f"{path}.tcpSocket.port", probe.tcp_socket.port)
+    if probe.exec is not None and not probe.exec.command:
+        report.error(f"{path}.exec.command", "command is required")
+    if probe.grpc is not None:
+        report.port(f"{path}.grpc.port", probe.grpc.port)
