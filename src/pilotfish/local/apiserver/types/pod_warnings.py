@@ -211,3 +211,11 @@ def ip(path: str, value: str) -> list[str]:
     if address is None or ":" not in value or str(address) == value:
         return []
     return [f'{path}: IPv6 address "{value}" should be in RFC 5952 canonical format ("{address}")']
+
+
+def cidr(path: str, value: str) -> list[str]:
+    """An IPv6 range that is not written in the canonical way."""
+    network = v.parse_cidr(value)
+    if network is None or ":" not in value or str(network) == value:
+        return []
+    return [f'{path}: IPv6 CIDR value "{value}" should be in RFC 5952 canonical format ("{network}")']

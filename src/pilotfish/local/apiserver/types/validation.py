@@ -442,3 +442,32 @@ def file_mode(path: str, value: int | None) -> Errors:
     if value is not None and not 0 <= value <= 0o777:
         return [FieldError.invalid(path, value, "must be a number between 0 and 0777 (octal), both inclusive")]
     return []
+
+
+# ------------------------------------------------------------------------------------------------ names with a domain
+
+_HTTP_PATH = re.compile(r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+")
+
+
+def domain_path(path: str, value: str) -> Errors:
+    """A path under a domain, such as `example.com/controller`."""
+    if not value:
+        return [FieldError.required(path)]
+    domain, _, rest = value.partition("/")
+    if not domain or not rest:
+        return [FieldError.invalid(path, value, "must be a path under a domain (such as 'example.com/foo')")]
+    errors = check(path, domain, dns_subdomain)
+    if not _HTTP_PATH.fullmatch(rest):
+        errors.append(FieldError.invalid(path, rest, "must be characters that a URL's path may have"))
+    return errors
+
+
+def qualified_domain(path: str, value: str, parts: int) -> Errors:
+    """A DNS name of at least so many parts."""
+    if not value:
+        return [FieldError.required(path)]
+    if wrong := dns_subdomain(value):
+        return [FieldError.invalid(path, value, ", ".join(wrong))]
+    if len(value.split(".")) < parts:
+        return [FieldError.invalid(path, value, f"must be a domain of at least {parts} parts separated by dots")]
+    return []
