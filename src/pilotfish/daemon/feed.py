@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pilotfish import api
 from pilotfish.api.mesh import decode_mesh_config, decode_mesh_networks
@@ -13,6 +13,7 @@ from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Options
 from pilotfish.kube.client import Client
 from pilotfish.kube.informer import Change, Informer, Informers
+from pilotfish.kube.meta import matches_labels
 from pilotfish.kube.resources import (
     CONFIG_MAPS,
     CUSTOM_RESOURCE_DEFINITIONS,
@@ -25,10 +26,12 @@ from pilotfish.kube.resources import (
     Object,
     ResourceType,
 )
+from pilotfish.mesh import config as mesh_config
 from pilotfish.mesh.world import World
 
 log = logging.getLogger(__name__)
 
+PROXY_CONFIG = "ProxyConfig"
 _Setting = TypeVar("_Setting")
 
 KUBERNETES = (NAMESPACES, NODES, PODS, SERVICES, ENDPOINT_SLICES, SECRETS)
@@ -115,17 +118,44 @@ class Feed:
             version = next((one for one in kind.versions if one in served), None)
             if kind.crd_name != crd["metadata"]["name"] or version is None or kind.kind in self._config:
                 continue
-            if not self._world.reads(f"{kind.group}/{version}", kind.kind):
+            in_world = self._world.reads(f"{kind.group}/{version}", kind.kind)
+            if not in_world and kind.kind != PROXY_CONFIG:
                 continue
             informer = self._informers.get(ResourceType(kind.group, version, kind.kind, kind.plural))
             self._config[kind.kind] = informer
-            informer.add_handler(self._changed)
+            if in_world:
+                informer.add_handler(self._changed)
+
+    def own_config_map(self, name: str) -> Mapping[str, str]:
+        """Data of one of the control plane's ConfigMaps, empty when it is not there."""
+        found = self._own_maps.store.get(self._options.namespace, self._suffixed(name))
+        return (found or {}).get("data") or {}
+
+    def proxy_configs(self, namespace: str, labels: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
+        """Specs of the ProxyConfig resources for a pod, weakest first: root namespace, namespace, workload."""
+        informer = self._config.get(PROXY_CONFIG)
+        if informer is None:
+            return ()
+        root = mesh_config.root_namespace(self._world.db)
+        ranked: list[tuple[int, str, str, Mapping[str, Any]]] = []
+        found = [one for space in dict.fromkeys((root, namespace)) for one in informer.store.in_namespace(space)]
+        for one in found:
+            meta, spec = one["metadata"], one.get("spec") or {}
+            selector = (spec.get("selector") or {}).get("matchLabels") or {}
+            if selector and not (meta["namespace"] == namespace and matches_labels(selector, labels)):
+                continue
+            rank = 2 if selector else int(meta["namespace"] != root)
+            # The oldest wins among equals, so it comes last.
+            ranked.append((rank, _reversed(meta.get("creationTimestamp", "")), meta["name"], spec))
+        return tuple(spec for *_, spec in sorted(ranked, key=lambda item: item[:3]))
+
+    def _suffixed(self, name: str) -> str:
+        return name + (f"-{self._options.revision}" if self._options.revision not in ("", "default") else "")
 
     # ----------------------------------------------------------------- settings
 
     def _settings_changed(self, change: Change) -> None:
-        suffix = f"-{self._options.revision}" if self._options.revision not in ("", "default") else ""
-        if change.object["metadata"]["name"] != "istio" + suffix:
+        if change.object["metadata"]["name"] != self._suffixed("istio"):
             return
         data = (change.new or {}).get("data") or {}
         self._set("mesh", data, decode_mesh_config, self._world.set_mesh)
@@ -152,6 +182,11 @@ class Feed:
         if use(value):
             self._metrics.push_triggers.inc("global")
             self.on_change()
+
+
+def _reversed(text: str) -> str:
+    """A text that sorts the other way round."""
+    return "".join(chr(0x10FFFF - ord(letter)) for letter in text)
 
 
 def _established(crd: Object) -> bool:

@@ -7,13 +7,14 @@ import contextlib
 import logging
 import signal
 import socket
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from aiohttp import web
 from grpclib.server import Server
 
-from pilotfish import __version__
+from pilotfish import __version__, api
 from pilotfish.ca.authority import Authority, AuthorityError
 from pilotfish.ca.caller import Authenticator
 from pilotfish.ca.distribution import RootDistribution
@@ -22,18 +23,22 @@ from pilotfish.ca.review import TokenReviewer
 from pilotfish.ca.service import CertificateService
 from pilotfish.daemon.backend import MeshBackend
 from pilotfish.daemon.certificates import ServingCertificate
+from pilotfish.daemon.debug import Debug
 from pilotfish.daemon.feed import Feed
 from pilotfish.daemon.http import listen, monitoring, readiness
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Address, Options
 from pilotfish.daemon.webhook_config import WebhookPatcher
+from pilotfish.daemon.webhooks import ContextOf, webhooks
 from pilotfish.envoy import Compiler, proto
+from pilotfish.inject import InjectorSettings
+from pilotfish.inject.context import Context
 from pilotfish.kube import config as kubeconfig
 from pilotfish.kube.client import Client
 from pilotfish.kube.errors import KubeError
 from pilotfish.kube.informer import Informers
 from pilotfish.kube.leader import LeaderElection
-from pilotfish.mesh.config import Settings
+from pilotfish.mesh.config import Settings, mesh
 from pilotfish.mesh.world import World
 from pilotfish.xds.fleet import Fleet
 from pilotfish.xds.service import BytesCodec, DiscoveryService
@@ -57,7 +62,7 @@ class Daemon:
         self.fleet = Fleet()
         settings = Settings(options.domain, options.cluster_id, options.namespace)
         self.world = World(settings, options.revision or "default")
-        self.compiler = Compiler(self.world.db)
+        self.compiler = Compiler(self.world)
         self.authority: Authority
         self._plugged_in = False
         self._stop = asyncio.Event()
@@ -82,9 +87,15 @@ class Daemon:
         informers = Informers(client)
         feed = Feed(client, informers, self.world, options, self.metrics)
         backend = MeshBackend(self.world, self.compiler, self.fleet, feed, self.metrics)
+        authenticate = Authenticator(TokenReviewer(client), self._trust_domain(), options.token_audiences)
+        debug = Debug(self.fleet, self.world, feed, options, authenticate)
+        http, metrics = readiness(backend.ready), monitoring(self.metrics)
+        if options.debug_on_http:
+            debug.routes(http)
+        debug.routes(metrics)
         # Readiness and metrics answer from the first moment: whoever waits for us wants to see why.
-        await self._listen(tasks, readiness(backend.ready), options.http)
-        await self._listen(tasks, monitoring(self.metrics), options.monitoring)
+        await self._listen(tasks, http, options.http)
+        await self._listen(tasks, metrics, options.monitoring)
         self.authority = await self._load_authority(client)
         self.metrics.root_expiry.set(self.authority.certificate.not_valid_after_utc.timestamp())
         serving = ServingCertificate(lambda: self.authority, options.serving_names)
@@ -93,9 +104,24 @@ class Daemon:
         self.compiler.changed()
         backend.synced = True
         await self._serve_grpc(tasks, client, backend, serving)
-        await self._listen(tasks, web.Application(), options.https, serving)
+        await self._listen(tasks, webhooks(self.metrics, self._injection(feed)), options.https, serving)
         tasks.create_task(self._lead(client, informers, serving), name="leader election")
         log.info("pilotfishd %s serves %s", __version__, options.namespace)
+
+    def _injection(self, feed: Feed) -> ContextOf:
+        """What injection reads, as it stands at each call."""
+        options = self.options
+        native = options.environment.get("ENABLE_NATIVE_SIDECARS", "").lower() == "true"
+
+        def context(pod: dict[str, Any], namespace: str, environment: Mapping[str, str]) -> Context:
+            data = feed.own_config_map("istio-sidecar-injector")
+            settings = InjectorSettings.read(data, options.revision, options.namespace)
+            mesh_json = api.to_json(mesh(self.world.db))
+            labels = (pod.get("metadata") or {}).get("labels") or {}
+            extra = feed.proxy_configs(namespace, labels)
+            return Context(pod, namespace, settings, mesh_json, extra, environment, native)
+
+        return context
 
     # ----------------------------------------------------------------- listeners
 
@@ -146,8 +172,6 @@ class Daemon:
             tasks.create_task(_until_cancelled(close), name=f"grpc {address.port}")
 
     def _trust_domain(self) -> str:
-        from pilotfish.mesh.config import mesh  # noqa: PLC0415
-
         return mesh(self.world.db).trust_domain
 
     # ----------------------------------------------------------------- authority
