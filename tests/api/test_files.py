@@ -1,0 +1,69 @@
+"""YAML as kubectl reads it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pilotfish.api import DecodeError, Source
+from pilotfish.api.files import line_of, load_all, load_one
+
+TEXT = """\
+# a comment
+kind: A
+spec:
+  http:
+  - name: x
+    timeout: 1s
+---
+
+---
+kind: List
+items:
+- kind: B
+- kind: C
+  spec: {a: 1}
+"""
+
+
+def test_documents_and_lists() -> None:
+    """Every object comes with the line it begins at; lists are taken apart; empty documents are skipped."""
+    found = [(value["kind"], source) for value, source in load_all(TEXT, "f.yaml")]
+    assert found == [("A", Source("f.yaml", 2)), ("B", Source("f.yaml", 12)), ("C", Source("f.yaml", 13))]
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "expected"),
+    [(2, "spec.http[0].timeout", 6), (2, "spec.http[1]", 5), (2, "nothing", 2), (13, "spec.a", 14), (99, "a", 0)],
+)
+def test_lines_of_fields(line: int, path: str, expected: int) -> None:
+    """A field's line, or that of the last part of the path that is there."""
+    assert line_of(TEXT, Source("f.yaml", line), path) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2024-01-01", "2024-01-01"),
+        ("12:30:45", "12:30:45"),
+        ("1e3", 1000.0),
+        ("0o17", 15),
+        ("0x1f", 31),
+        ("1_000", 1000),
+        ("~", None),
+        ("yes", True),
+        ("1.10.3", "1.10.3"),
+        ("1.1", 1.1),
+        ("10s", "10s"),
+        ("-5", -5),
+        ("1.2.3.4", "1.2.3.4"),
+    ],
+)
+def test_scalars(text: str, value: object) -> None:
+    """No dates and no base 60: a timestamp stays text."""
+    assert load_one(text) == value
+
+
+def test_errors_have_a_place() -> None:
+    """The file and the line of what is no YAML."""
+    with pytest.raises(DecodeError, match=r"f\.yaml:3.*no valid YAML"):
+        list(load_all("a: b\nc: [", "f.yaml"))
