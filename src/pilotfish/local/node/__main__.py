@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import hashlib
 import os
 import sys
+import zlib
 from pathlib import Path
 
 from pilotfish.local.node import cgroups, namespaces, tools
@@ -46,12 +46,12 @@ def main() -> int:
         _lock(run)
         for name in ("crun", "ip", "nft", "nsenter"):
             tools.find(name)
-        groups = cgroups.find(hashlib.sha256(str(data).encode()).hexdigest()[:12])
+        groups = cgroups.find(f"{zlib.crc32(os.fsencode(data)):08x}", run / "node.cgroup")
         identity = namespaces.enter(at_end=groups.remove_all)
         pid = int(Path("/proc/self").readlink().name)  # still the machine's /proc
         namespaces.prepare_mounts(data / "run" / "node")
     except (namespaces.NamespaceError, tools.ToolMissingError, OSError) as error:
-        print(f"the node cannot run: {error}", file=sys.stderr)  # noqa: T201 - the program's only output
+        print(f"the node cannot run: {error}", file=sys.stderr)
         return 2
     # Imported here: the process outside, which only waits, stays small.
     from pilotfish.local.node import node  # noqa: PLC0415

@@ -101,24 +101,30 @@ def _own_group(text: str, controller: str) -> str | None:
     return None
 
 
-def find(identity: str, root: Path = Path("/sys/fs/cgroup")) -> Cgroups:
+def find(identity: str, note: Path, root: Path = Path("/sys/fs/cgroup")) -> Cgroups:
     """Look for a place to make groups in. Call it before cgroup2 is mounted over a hybrid hierarchy, and before the
-    node enters its own cgroup namespace. `identity` tells the nodes of one machine apart."""
+    node enters its own cgroup namespace. `identity` tells the nodes of one machine apart. The place is noted in the
+    file `note`; one that a killed node left there is removed."""
+    with contextlib.suppress(OSError):
+        _remove_tree(Path(note.read_text()))
+    note.unlink(missing_ok=True)
     own = Path("/proc/self/cgroup").read_text()
     name = _PREFIX + identity
     reason = "control groups with the memory controller are not mounted"
     controllers = root / "cgroup.controllers"
     candidates: list[tuple[Path, int]] = []
     if controllers.exists():
-        path = _own_group(own, "")
+        group = _own_group(own, "")
         # A group that has processes cannot have limited children, the topmost excepted: use the parent's level.
-        candidates = [(root, 2)] if path is None else [((root / path.lstrip("/")).parent, 2), (root, 2)]
+        candidates = [(root, 2)] if group is None else [((root / group.lstrip("/")).parent, 2), (root, 2)]
     elif (root / "memory").is_dir():
-        path = _own_group(own, "memory") or "/"
-        candidates = [(root / "memory" / path.lstrip("/"), 1), (root / "memory", 1)]
+        group = _own_group(own, "memory") or "/"
+        candidates = [(root / "memory" / group.lstrip("/"), 1), (root / "memory", 1)]
     for place, version in candidates:
         try:
-            return Cgroups(_prepare(place / name, version), version)
+            path = _prepare(place / name, version)
+            note.write_text(str(path))
+            return Cgroups(path, version)
         except OSError as error:
             why = os.strerror(error.errno or errno.EIO)
             reason = f"cannot make a control group in {place}: {why}"
@@ -135,7 +141,7 @@ def _prepare(path: Path, version: int) -> Path:
                     (path.parent / "cgroup.subtree_control").write_text("+memory")
             (path / "cgroup.subtree_control").write_text("+memory")
         elif not (path / "memory.limit_in_bytes").exists():
-            raise OSError(errno.ENOTSUP, "no memory controller")  # noqa: TRY301 - one way out below
+            raise OSError(errno.ENOTSUP, "no memory controller")
         if not os.access(path / "cgroup.procs", os.W_OK):
             raise PermissionError(errno.EACCES, "not writable")
     except OSError:

@@ -27,7 +27,7 @@ from pilotfish.kube.meta import format_time, now
 from pilotfish.local.images.image import Image, ImageError
 from pilotfish.local.node import env, fields, oci, probes, security
 from pilotfish.local.node.backoff import Backoff
-from pilotfish.local.node.host import Host, Pulse
+from pilotfish.local.node.host import Host, Pulse, first_of
 from pilotfish.local.node.logs import LogFile, LogReader
 from pilotfish.local.node.network import Sandbox
 from pilotfish.local.node.resolv import hostname
@@ -193,7 +193,9 @@ class ContainerWorker:
         minutes, seconds = divmod(int(delay), 60)
         text = f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
         self._event(
-            "Warning", "BackOff", f"Back-off restarting failed container {self.name} in pod {where.partition('pod=')[2]}"
+            "Warning",
+            "BackOff",
+            f"Back-off restarting failed container {self.name} in pod {where.partition('pod=')[2]}",
         )
         self._waiting("CrashLoopBackOff", f"back-off {text} restarting failed container={where}")
 
@@ -374,8 +376,8 @@ class ContainerWorker:
                 cgroup=cgroup,
             )
         except BaseException:
-            for fd, _ in ours:
-                os.close(fd)
+            for reading, _ in ours:
+                os.close(reading)
             if stdin is not None:
                 os.close(stdin)
             log.close()
@@ -400,6 +402,12 @@ class ContainerWorker:
         self._event("Normal", "Started", f"Started container {self.name}")
         self.pod.changed()
         return running
+
+    def close_stdin(self) -> None:
+        """Let the program see the end of its standard input."""
+        if self.stdin is not None:
+            os.close(self.stdin)
+            self.stdin = None
 
     def log_path(self, run: int) -> Path:
         """The log of run number `run` (the restart count it has)."""
@@ -439,12 +447,11 @@ class ContainerWorker:
             reader.close()
         if self.log is not None:
             self.log.close()
-        if self.stdin is not None:
-            os.close(self.stdin)
+        self.close_stdin()
         oom = running.cgroup is not None and running.cgroup.oom_killed()
         reason = "OOMKilled" if oom else ("Completed" if code == 0 else "Error")
         message = self._termination_message(plan.termination, code)
-        self.running = self.stdin = None
+        self.running = None
         self._ended(running.id, code, reason, message, self.view.state.get("running"))
         await self.pod.host.runtime.remove(running)
 
@@ -467,7 +474,7 @@ class ContainerWorker:
     def _ended(self, container_id: str, code: int, reason: str, message: str, ran: Object | None) -> None:
         view = self.view
         moment = format_time(now())
-        terminated = {
+        terminated: dict[str, Any] = {
             "exitCode": code,
             "reason": reason,
             "startedAt": ran["startedAt"] if ran else moment,
@@ -502,7 +509,7 @@ class ContainerWorker:
         least = 0.0
         if handler and hook and deadline() > begin and not running.exited.done():
             check = asyncio.create_task(probes.check(handler, self, max(deadline() - begin, 0.1)))
-            await asyncio.wait({check, running.exited}, return_when=asyncio.FIRST_COMPLETED)
+            await first_of(check, running.exited)
             if check.done():
                 if not check.result().ok:
                     self._event("Warning", "FailedPreStopHook", f"PreStopHook failed: {check.result().message}")
@@ -517,7 +524,7 @@ class ContainerWorker:
                 await asyncio.shield(running.exited)
                 return
             waiter = asyncio.create_task(changed.wait(left))
-            await asyncio.wait({running.exited, waiter}, return_when=asyncio.FIRST_COMPLETED)
+            await first_of(running.exited, waiter)
             waiter.cancel()
 
     def _stop_signal(self) -> int:
@@ -581,7 +588,7 @@ def command_line(spec: Object, image: Image, variables: Mapping[str, str]) -> tu
     """The program and its arguments: the container's `command` replaces the image's and drops its arguments."""
     command, args = spec.get("command"), spec.get("args")
     words = [*(command or image.command)]
-    words += args if args else ([] if command else image.args)
+    words += args or ([] if command else image.args)
     if command or args:
         return tuple(env.expand(word, variables) for word in words)
     return tuple(words)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, Protocol
 
-from dnslib import CNAME, DNSRecord, PTR, QTYPE, RCODE, RD, RR, SOA, SRV, A, DNSHeader
+from dnslib import CNAME, PTR, QTYPE, RCODE, RD, RR, SOA, SRV, A, DNSHeader, DNSRecord
 
 from pilotfish.local.network import CLUSTER_DOMAIN, POD_CIDR
 from pilotfish.local.node import services
@@ -140,7 +140,7 @@ class Zone:
         return self.names.slices(service["metadata"]["namespace"], service["metadata"]["name"])
 
     def _addresses(self, name: str, service: Object, kind: int) -> Answer:
-        ips = [ip for ip in _cluster_ips(service)] or [ip for _, ip in _ready_endpoints(self._slices(service))]
+        ips = _cluster_ips(service) or [ip for _, ip in _ready_endpoints(self._slices(service))]
         if kind in {QTYPE.A, QTYPE.ANY}:
             records = tuple(_rr(name, QTYPE.A, A(ip)) for ip in dict.fromkeys(ips))
             return Answer(RCODE.NOERROR, records)
@@ -278,9 +278,7 @@ class Resolver:
         except Exception:  # noqa: BLE001 - dnslib raises anything on malformed input; such a packet is dropped
             return None
         found = self._zone.answer(str(question.qname), question.qtype)
-        reply = DNSRecord(
-            DNSHeader(id=0, qr=1, aa=1, rd=query.header.rd, ra=1, rcode=found.rcode), q=question
-        )
+        reply = DNSRecord(DNSHeader(id=0, qr=1, aa=1, rd=query.header.rd, ra=1, rcode=found.rcode), q=question)
         for record in found.records:
             record.rname = question.qname if record.rname == question.qname else record.rname
             reply.add_answer(record)
@@ -362,5 +360,3 @@ class DnsServer:
             self._udp.close()
         if self._tcp is not None:
             self._tcp.close()
-
-

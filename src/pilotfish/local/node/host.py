@@ -46,6 +46,11 @@ class Host:
         return self.data / "logs"
 
 
+async def first_of(*futures: asyncio.Future[Any]) -> None:
+    """Wait until one of them is done."""
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
 class Pulse:
     """Something happened: wakes everyone who waits at that moment."""
 

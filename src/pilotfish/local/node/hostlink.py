@@ -113,10 +113,16 @@ class HostLink:
             raise HostLinkError("no answer from the API server's process") from error
 
 
+def wake(future: asyncio.Future[None]) -> None:
+    """For `add_reader` and `add_writer`, which may call more than once."""
+    if not future.done():
+        future.set_result(None)
+
+
 async def _readable(connection: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(connection, lambda: future.done() or future.set_result(None))
+    loop.add_reader(connection, wake, future)
     try:
         await future
     finally:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_LINE = 16 * 1024
@@ -82,7 +83,8 @@ class LogFile:
         await self._changed.wait()
 
     def listen(self, listener: Callable[[str, bytes], None]) -> None:
-        """Have `listener(stream, data)` called with everything written from now on, unformatted."""
+        """Have `listener(stream, data)` called with everything written from now on, unformatted; at the end with
+        an empty stream."""
         self._listeners.add(listener)
 
     def unlisten(self, listener: Callable[[str, bytes], None]) -> None:
@@ -101,6 +103,8 @@ class LogFile:
         self.closed = True
         os.close(self._fd)
         self._changed.set()
+        for listener in tuple(self._listeners):
+            listener("", b"")
 
 
 def _append(out: bytearray, stamp: bytes, line: bytes, tag: bytes) -> None:
@@ -141,7 +145,7 @@ class LogOptions:
             since = (now or datetime.now(UTC)) - timedelta(seconds=seconds)
         elif query.get("sinceTime"):
             try:
-                since = datetime.fromisoformat(query["sinceTime"].replace("Z", "+00:00"))
+                since = datetime.fromisoformat(query["sinceTime"])
             except ValueError as error:
                 raise ValueError(f"sinceTime: {query['sinceTime']!r} is not an RFC 3339 time") from error
             if since.tzinfo is None:
@@ -163,7 +167,7 @@ def format_line(raw: bytes, options: LogOptions) -> bytes:
 
 def _parse_time(stamp: bytes) -> datetime:
     try:
-        return datetime.fromisoformat(stamp[:26].decode() + "+00:00")
+        return datetime.fromisoformat(stamp[:26].decode() + "Z")
     except ValueError:
         return datetime.max.replace(tzinfo=UTC)
 
@@ -211,18 +215,26 @@ async def read(path: Path, options: LogOptions, live: LogFile | None) -> AsyncIt
             return
 
 
+def _open(path: Path) -> BinaryIO | None:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return None
+
+
 async def _read(path: Path, options: LogOptions, live: LogFile | None) -> AsyncIterator[bytes]:
-    if not path.exists():
+    first = _open(path)
+    if first is None:
         return
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(path.open("rb"))
+        file = stack.enter_context(first)
         if options.tail_lines is not None:
             file.seek(0, os.SEEK_END)
             yield b"".join(format_line(line, options) for line in _tail(path, options.tail_lines))
         else:
-            older = path.with_name(path.name + ".1")
-            if older.exists():
-                with older.open("rb") as old:
+            older = _open(path.with_name(path.name + ".1"))
+            if older is not None:
+                with older as old:
                     while lines := old.readlines(_BLOCK):
                         yield b"".join(format_line(line, options) for line in lines)
         while True:
@@ -231,8 +243,10 @@ async def _read(path: Path, options: LogOptions, live: LogFile | None) -> AsyncI
             if not options.follow or live is None:
                 return
             if _replaced(file.fileno(), path):
-                file = stack.enter_context(path.open("rb"))
-                continue
+                newer = _open(path)
+                if newer is not None:
+                    file = stack.enter_context(newer)
+                    continue
             if live.closed:
                 return
             await live.changed()

@@ -13,7 +13,6 @@ import errno
 import os
 import pwd
 import signal
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +160,8 @@ def _enter_user_namespace() -> bool:
         os.close(ready_write)
         ok = False
         with contextlib.suppress(Exception):
+            import subprocess  # noqa: PLC0415 - the process that stays outside does without
+
             if os.read(ready_read, 1):
                 commands = _map_commands(pid, uid, gid)
                 ok = commands is not None and all(
@@ -174,7 +175,8 @@ def _enter_user_namespace() -> bool:
         unshare(CLONE_NEWUSER)
     except OSError as error:
         raise NamespaceError(
-            f"this kernel does not let user {_user_name(uid)} create a user namespace ({os.strerror(error.errno or 0)}). "
+            f"this kernel does not let user {_user_name(uid)} create a user namespace "
+            f"({os.strerror(error.errno or 0)}). "
             "Allow it (sysctl kernel.unprivileged_userns_clone=1; user.max_user_namespaces > 0), or run as root"
         ) from error
     os.write(ready_write, b"x")
@@ -219,7 +221,9 @@ def enter(at_end: Callable[[], None] = lambda: None) -> Identity:
             if rootless
             else "CAP_SYS_ADMIN is needed"
         )
-        raise NamespaceError(f"cannot create the node's namespaces ({os.strerror(error.errno or 0)}). {hint}") from error
+        raise NamespaceError(
+            f"cannot create the node's namespaces ({os.strerror(error.errno or 0)}). {hint}"
+        ) from error
     outer = os.getpid()
     child = os.fork()
     if child == 0:
@@ -247,7 +251,7 @@ def _wait_for(child: int, at_end: Callable[[], None]) -> None:
 
 
 def prepare_mounts(directory: Path) -> None:
-    """Make this mount namespace the node's: private, its own /proc, a tmpfs on `directory`, cgroup2 where crun looks."""
+    """Make this mount namespace the node's: its own /proc, a tmpfs on `directory`, cgroup2 where crun looks."""
     mount("none", "/", "", MS_REC | MS_PRIVATE)
     try:
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)

@@ -28,7 +28,7 @@ from pilotfish.local.node.cgroups import Cgroups
 from pilotfish.local.node.dial import Dialer
 from pilotfish.local.node.dns import DnsServer
 from pilotfish.local.node.firewall import Firewall, FirewallError
-from pilotfish.local.node.host import Host
+from pilotfish.local.node.host import Host, first_of
 from pilotfish.local.node.hostlink import HostLink
 from pilotfish.local.node.kubelet import Kubelet
 from pilotfish.local.node.namespaces import Identity
@@ -114,11 +114,20 @@ class Node:
             self._failed.set_exception(task.exception() or RuntimeError())
 
     async def run(self) -> None:
-        """Runs until SIGTERM or SIGINT."""
+        """Runs until SIGTERM or SIGINT, at whatever stage they come."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        self._start(self._set_up(), "start")
+        stopped = asyncio.create_task(stop.wait())
+        await first_of(stopped, self._failed)
+        for path in ("node.json", "node.sock", "dial.sock"):
+            (self._run / path).unlink(missing_ok=True)
+        if self._failed.done():
+            self._failed.result()
+
+    async def _set_up(self) -> None:
         processes = Processes()
         processes.install()
         network, firewall = Network(processes), Firewall(processes)
@@ -180,12 +189,6 @@ class Node:
         _log.info("ready")
         gc.collect()
         gc.freeze()
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait({stopped, self._failed}, return_when=asyncio.FIRST_COMPLETED)
-        for path in ("node.json", "node.sock", "dial.sock"):
-            (self._run / path).unlink(missing_ok=True)
-        if self._failed.done():
-            self._failed.result()
 
     async def _until_answered(self, node: nodeobject.NodeObject, client: Client) -> None:
         """Register the node and its DNS server, as soon as the API server lets us."""
@@ -240,6 +243,6 @@ def run(data: Path, identity: Identity, groups: Cgroups, pid: int, *, verbose: b
     try:
         asyncio.run(_main(data, identity, groups, pid))
     except (NetworkError, FirewallError, OSError) as error:
-        _log.error("the node cannot run: %s", error)  # noqa: TRY400 - the message says all
+        _log.error("the node cannot run: %s", error)
         return 2
     return 0

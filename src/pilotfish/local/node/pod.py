@@ -24,7 +24,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -180,7 +179,9 @@ class PodWorker:
         ):
             self.config.fire()
         if old["spec"] != pod["spec"]:
-            specs = {one["name"]: one for one in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ()))}
+            specs = {
+                one["name"]: one for one in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ()))
+            }
             for worker in self.containers:
                 spec = specs.get(worker.name, worker.spec)
                 if spec.get("image") != worker.spec.get("image") and not self._finished:
@@ -204,7 +205,9 @@ class PodWorker:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             meta = self._pod["metadata"]
-            _log.error("pod %s/%s: %s failed", meta["namespace"], meta["name"], task.get_name(), exc_info=task.exception())
+            _log.error(
+                "pod %s/%s: %s failed", meta["namespace"], meta["name"], task.get_name(), exc_info=task.exception()
+            )
 
     def _recover(self) -> None:
         """Take over what the status says of containers that ran before this node process."""
@@ -286,7 +289,7 @@ class PodWorker:
         return _DEFAULT_GRACE
 
     async def _expire(self, seconds: float) -> None:
-        begin = datetime.fromisoformat(self._view.start_time.replace("Z", "+00:00"))
+        begin = datetime.fromisoformat(self._view.start_time)
         left = seconds - (datetime.now(UTC) - begin).total_seconds()
         await asyncio.sleep(max(left, 0))
         if self._finished or self._terminating:
@@ -518,9 +521,7 @@ class PodWorker:
         if self._main is None and self._finished and self._terminating is None:
             return
         views: Callable[[Sequence[ContainerWorker]], list[status.ContainerView]] = lambda ws: [w.view for w in ws]  # noqa: E731
-        wanted = status.build(
-            self._pod, self._view, views(self.init), views(self.main), now(), finished=self._finished
-        )
+        wanted = status.build(self._pod, self._view, views(self.init), views(self.main), now(), finished=self._finished)
         if _essence(wanted) == _essence(self._written):
             return
         meta = self._pod["metadata"]

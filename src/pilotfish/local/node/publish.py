@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 from pilotfish.local.network import NODE_IP
@@ -34,7 +35,7 @@ class Published:
     port: int
 
 
-def wanted(services: list[Object]) -> tuple[dict[int, Published], dict[tuple[str, str], list[str]]]:
+def wanted(services: Iterable[Object]) -> tuple[dict[int, Published], dict[tuple[str, str], list[str]]]:
     """Machine port → Service, and per Service the problems of ports that another one has. Older Services win."""
     ports: dict[int, Published] = {}
     problems: dict[tuple[str, str], list[str]] = {}
@@ -125,9 +126,7 @@ class _Outside(_Side):
     async def _connect(self) -> None:
         assert self.transport is not None  # noqa: S101 - called after connection_made
         try:
-            _, inner = await asyncio.get_running_loop().create_connection(
-                _Side, self._target.host, self._target.port
-            )
+            _, inner = await asyncio.get_running_loop().create_connection(_Side, self._target.host, self._target.port)
         except OSError:
             self.transport.abort()
             return
@@ -195,7 +194,8 @@ class Publisher:
                 continue
             listener.setblocking(False)
             target = entry.target
-            entry.server = await asyncio.get_running_loop().create_server(lambda: _Outside(target), sock=listener)
+            factory = partial(_Outside, target)
+            entry.server = await asyncio.get_running_loop().create_server(factory, sock=listener)
             _log.info("port %d leads to the Service %s/%s", number, *target.service)
             self.changed(target.service)
             return

@@ -48,8 +48,10 @@ _OWN = {
     "sys": 0o755,
     "dev": 0o755,
 }
-_NSSWITCH = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"
-_PASSWD = (
+_NSSWITCH = (
+    "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"
+)
+_USERS = (
     "root:x:0:0:root:/root:/bin/sh\n"
     "daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n"
     "istio-proxy:x:1337:1337::/home/istio-proxy:/bin/sh\n"
@@ -114,9 +116,9 @@ def hidden(mounts: Iterable[Mount], secret: Path) -> list[str]:
 
 def passwd(uid: int, gid: int) -> str:
     """The text of /etc/passwd: the usual few, and the user of the container."""
-    if any(line.split(":")[2] == str(uid) for line in _PASSWD.splitlines()):
-        return _PASSWD
-    return f"{_PASSWD}user{uid}:x:{uid}:{gid}::/home:/bin/sh\n"
+    if any(line.split(":")[2] == str(uid) for line in _USERS.splitlines()):
+        return _USERS
+    return f"{_USERS}user{uid}:x:{uid}:{gid}::/home:/bin/sh\n"
 
 
 def build(root: Path, system: System, mounts: Sequence[Mount], uid: int, gid: int, hostname: str) -> list[Overlay]:

@@ -137,8 +137,10 @@ def resolve(
     if merged.get("runAsGroup") is None and asked is None and image_user:
         gid = image_user
     if merged.get("runAsNonRoot") and uid == 0:
-        where = "container's runAsUser breaks non-root policy" if asked is not None else (
-            "container has runAsNonRoot and image will run as root"
+        where = (
+            "container's runAsUser breaks non-root policy"
+            if asked is not None
+            else ("container has runAsNonRoot and image will run as root")
         )
         raise SecurityError(where)
     groups = {int(group) for group in pod_context.get("supplementalGroups") or ()}
@@ -148,7 +150,9 @@ def resolve(
     effective = uid == 0
     uid, gid, groups = _map_ids(uid, gid, groups, limits, warnings)
     wanted = wanted_capabilities(container_context)
-    asked_names = {n.upper().removeprefix("CAP_") for n in (container_context.get("capabilities") or {}).get("add") or ()}
+    asked_names = {
+        n.upper().removeprefix("CAP_") for n in (container_context.get("capabilities") or {}).get("add") or ()
+    }
     missing = sorted((asked_names - {"ALL"}) - limits.capabilities)
     if missing:
         warnings.append(f"capabilities not available on this node: {', '.join(missing)}")
@@ -166,9 +170,7 @@ def resolve(
     )
 
 
-def _map_ids(
-    uid: int, gid: int, groups: set[int], limits: Limits, warnings: list[str]
-) -> tuple[int, int, set[int]]:
+def _map_ids(uid: int, gid: int, groups: set[int], limits: Limits, warnings: list[str]) -> tuple[int, int, set[int]]:
     if not limits.rootless:
         return uid, gid, groups
     if not limits.full_map:

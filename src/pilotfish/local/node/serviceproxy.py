@@ -41,7 +41,7 @@ class StoreNames:
     endpoint_slices: Informer
 
     def __post_init__(self) -> None:
-        self.services.store.add_index("ip", lambda s: services.service_addresses(s))
+        self.services.store.add_index("ip", services.service_addresses)
         self.endpoint_slices.store.add_index("service", lambda s: [service_of(s)])
         self.endpoint_slices.store.add_index(
             "ip", lambda s: {ip for e in s.get("endpoints") or () for ip in e.get("addresses") or ()}
@@ -125,7 +125,7 @@ class ServiceProxy:
             try:
                 await self._firewall.apply(services.rules(p for ports in self._ports.values() for p in ports))
             except FirewallError as error:
-                _log.error("%s", error)  # noqa: TRY400 - the message says all
+                _log.error("%s", error)
                 self._dirty |= keys
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._wake.set()
@@ -148,7 +148,9 @@ class ServiceProxy:
     def _problem(self, key: tuple[str, str], message: str) -> None:
         service = self._services.get(*key)
         if service is not None:
-            self._events.record({"apiVersion": "v1", "kind": "Service", **service}, "Warning", "PortNotPublished", message)
+            self._events.record(
+                {"apiVersion": "v1", "kind": "Service", **service}, "Warning", "PortNotPublished", message
+            )
 
     def _published(self, key: tuple[str, str]) -> None:
         self._dirty.add(key)

@@ -7,12 +7,21 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from pilotfish.local.node.processes import Processes
 
 # The shell reaps every child that it inherits while it waits for its own.
 _REAPER = "trap 'exit 0' TERM; while :; do sleep 2147483647 & wait; done"
+
+
+def _namespace(path: str) -> str:
+    """The identity of a namespace; empty while it is not there."""
+    try:
+        return str(Path(path).readlink())
+    except OSError:
+        return ""
 
 
 @dataclass
@@ -30,15 +39,12 @@ class PidHolder:
     @classmethod
     async def start(cls, processes: Processes) -> Self:
         """Make the namespace and its first process."""
-        outer = processes.spawn(
-            ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _REAPER]
-        )
+        outer = processes.spawn(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _REAPER])
         path = f"/proc/{outer}/ns/pid_for_children"
-        own = os.readlink("/proc/self/ns/pid")
+        own = _namespace("/proc/self/ns/pid")
         for _ in range(200):
-            with contextlib.suppress(OSError):
-                if os.readlink(path) != own:
-                    break
+            if _namespace(path) not in {"", own}:
+                break
             await asyncio.sleep(0.005)
         return cls(outer, processes.ended(outer))
 

@@ -95,9 +95,9 @@ def phase(policy: str, init: Sequence[ContainerView], main: Sequence[ContainerVi
     for one in init:
         if one.kind == "init" and not one.succeeded:
             return "Failed" if one.terminated is not None and policy == "Never" else "Pending"
-        if one.kind == "sidecar" and not one.started and not any("running" in m.state for m in main):
-            if all(m.terminated is None for m in main):
-                return "Pending"
+        begun = any("running" in m.state or m.terminated is not None for m in main)
+        if one.kind == "sidecar" and not one.started and not begun:
+            return "Pending"
     running = sum("running" in one.state for one in main)
     waiting = sum("waiting" in one.state and not one.last_state.get("terminated") for one in main)
     stopped = len(main) - running - waiting

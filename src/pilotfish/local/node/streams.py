@@ -21,13 +21,16 @@ import msgspec
 from aiohttp import WSMsgType, web
 
 from pilotfish.local.node.container import ContainerWorker
-from pilotfish.local.node.runtime import StartError
+from pilotfish.local.node.host import first_of
+from pilotfish.local.node.hostlink import wake
+from pilotfish.local.node.runtime import Started, StartError
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 
 _STDIN, _STDOUT, _STDERR, _ERROR, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
 _BLOCK = 32 * 1024
 _PING_SECONDS = 30.0
+_DRAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class _Writer:
                 view = view[os.write(self.fd, view) :]
             except BlockingIOError:
                 ready: asyncio.Future[None] = loop.create_future()
-                loop.add_writer(self.fd, lambda f=ready: f.done() or f.set_result(None))  # type: ignore[misc]
+                loop.add_writer(self.fd, wake, ready)
                 try:
                     await ready
                 finally:
@@ -119,7 +122,7 @@ async def _pump(fd: int, channel: int, socket: web.WebSocketResponse) -> None:
                 data = os.read(fd, _BLOCK)
             except BlockingIOError:
                 ready: asyncio.Future[None] = loop.create_future()
-                loop.add_reader(fd, lambda f=ready: f.done() or f.set_result(None))  # type: ignore[misc]
+                loop.add_reader(fd, wake, ready)
                 try:
                     await ready
                 finally:
@@ -134,23 +137,20 @@ async def _pump(fd: int, channel: int, socket: web.WebSocketResponse) -> None:
         os.close(fd)
 
 
-async def _take_input(
-    socket: web.WebSocketResponse, stdin: _Writer | None, terminal: int | None, close_stdin: Any
-) -> None:
+async def _take_input(socket: web.WebSocketResponse, stdin: _Input, terminal: int | None) -> None:
     """Messages of the client until it goes away."""
     async for message in socket:
         if message.type != WSMsgType.BINARY or not message.data:
             continue
         channel, data = message.data[0], message.data[1:]
-        if channel == _STDIN and stdin is not None and data:
+        if channel == _STDIN and stdin.writer is not None and data:
             with contextlib.suppress(OSError):
-                await stdin.write(data)
+                await stdin.writer.write(data)
         elif channel == _RESIZE and terminal is not None:
             with contextlib.suppress(OSError, ValueError, msgspec.DecodeError):
                 set_size(terminal, msgspec.json.decode(data))
-        elif channel == _CLOSE and data[:1] == b"\x00":
-            stdin = None
-            close_stdin()
+        elif channel == _CLOSE and data[:1] == b"\x00" and terminal is None:
+            stdin.close()
 
 
 async def _finish(socket: web.WebSocketResponse, message: Mapping[str, Any]) -> None:
@@ -162,11 +162,43 @@ async def _finish(socket: web.WebSocketResponse, message: Mapping[str, Any]) -> 
 async def _open(request: web.Request, options: Options) -> web.WebSocketResponse:
     socket = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=_PING_SECONDS, max_msg_size=0, compress=False)
     await socket.prepare(request)
-    # Clients wait for a first message on every channel before they show anything.
-    for channel, wanted in ((_STDOUT, options.stdout), (_STDERR, options.stderr and not options.tty)):
-        if wanted:
-            await socket.send_bytes(bytes([channel]))
+    # As kubelet: an empty message on the first channel tells the client that the streams are open.
+    if options.stdout or options.stderr:
+        await socket.send_bytes(bytes([_STDOUT if options.stdout else _STDERR]))
     return socket
+
+
+class _Pipes:
+    """The pipes of a program without a terminal: our ends and the program's, by file descriptor number."""
+
+    def __init__(self, options: Options) -> None:
+        self.ours: dict[int, int] = {}
+        self.theirs: dict[int, int] = {}
+        if options.tty:
+            return
+        if options.stdin:
+            self.theirs[0], self.ours[0] = os.pipe()
+        for number, wanted in ((1, options.stdout), (2, options.stderr)):
+            if wanted:
+                self.ours[number], self.theirs[number] = os.pipe()
+
+    @staticmethod
+    def close(ends: dict[int, int]) -> None:
+        for fd in ends.values():
+            os.close(fd)
+        ends.clear()
+
+
+class _Input:
+    """The writing end of a program's standard input, closed once."""
+
+    def __init__(self, fd: int | None) -> None:
+        self.writer = _Writer(fd) if fd is not None else None
+
+    def close(self) -> None:
+        if self.writer is not None:
+            os.close(self.writer.fd)
+            self.writer = None
 
 
 async def execute(request: web.Request, worker: ContainerWorker) -> web.StreamResponse:
@@ -178,67 +210,51 @@ async def execute(request: web.Request, worker: ContainerWorker) -> web.StreamRe
     if not options.command:
         raise web.HTTPBadRequest(text="you must specify at least one command for the container")
     socket = await _open(request, options)
-    ours: dict[int, int] = {}
-    theirs: list[int | None] = [None, None, None]
-    if not options.tty:
-        if options.stdin:
-            theirs[0], ours[0] = os.pipe()
-        for number, wanted in ((1, options.stdout), (2, options.stderr)):
-            if wanted:
-                ours[number], theirs[number] = os.pipe()
     environment = process.env
     if options.tty and not any(one.startswith("TERM=") for one in environment):
         environment = (*environment, "TERM=xterm")
     program = replace(process, args=options.command, env=environment, terminal=options.tty)
+    pipes = _Pipes(options)
+    stdin, stdout, stderr = (pipes.theirs.get(number) for number in range(3))
     try:
-        started = await worker.pod.host.runtime.exec(
-            running, program, stdin=theirs[0], stdout=theirs[1], stderr=theirs[2]
-        )
+        started = await worker.pod.host.runtime.exec(running, program, stdin=stdin, stdout=stdout, stderr=stderr)
     except StartError as error:
-        for fd in ours.values():
-            os.close(fd)
+        pipes.close(pipes.ours)
         await _finish(socket, status(0, f"error executing command in container: {error}"))
         return socket
     finally:
-        for fd in theirs:
-            if fd is not None:
-                os.close(fd)
+        pipes.close(pipes.theirs)
+    await _converse(socket, started, pipes, options)
+    return socket
+
+
+async def _converse(socket: web.WebSocketResponse, started: Started, pipes: _Pipes, options: Options) -> None:
+    """Carry data both ways until the program ends or the client goes away."""
     terminal = started.terminal
-    stdin_fd = os.dup(terminal) if terminal is not None and options.stdin else ours.pop(0, None)
-    closed = False
-
-    def close_stdin() -> None:
-        nonlocal closed
-        if stdin_fd is not None and not closed:
-            closed = True
-            os.close(stdin_fd)
-
-    stdin = _Writer(stdin_fd) if stdin_fd is not None else None
-    outputs = [(os.dup(terminal), _STDOUT)] if terminal is not None else [(ours[n], n) for n in sorted(ours)]
+    source = pipes.ours.pop(0, None)
+    if terminal is not None and options.stdin:
+        source = os.dup(terminal)
+    stdin = _Input(source)
+    outputs = [(os.dup(terminal), _STDOUT)] if terminal is not None else [(fd, n) for n, fd in pipes.ours.items()]
     pumps = [asyncio.create_task(_pump(fd, channel, socket)) for fd, channel in outputs]
-    listener = asyncio.create_task(_take_input(socket, stdin, terminal, close_stdin))
+    listener = asyncio.create_task(_take_input(socket, stdin, terminal))
     try:
-        exited = asyncio.ensure_future(asyncio.shield(started.exited))
-        await asyncio.wait({exited, listener}, return_when=asyncio.FIRST_COMPLETED)
-        if not exited.done() and options.tty:
-            # The client went away: its terminal hangs up.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(started.pid, signal.SIGHUP)
-        if not exited.done():
-            close_stdin()
-            exited.cancel()
-            return socket
-        # A child left in the background may hold the pipes open for ever.
-        await asyncio.wait(pumps, timeout=1.0) if pumps else None
+        await first_of(started.exited, listener)
+        if not started.exited.done():
+            if terminal is not None:  # it hangs up when its user goes away
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(started.pid, signal.SIGHUP)
+            return
+        if pumps:  # a child left in the background may hold the pipes open for ever
+            await asyncio.wait(pumps, timeout=_DRAIN_SECONDS)
         await _finish(socket, status(started.exited.result()))
     finally:
         listener.cancel()
         for pump in pumps:
             pump.cancel()
-        close_stdin()
+        stdin.close()
         if terminal is not None:
             os.close(terminal)
-    return socket
 
 
 async def attach(request: web.Request, worker: ContainerWorker) -> web.StreamResponse:
@@ -248,48 +264,34 @@ async def attach(request: web.Request, worker: ContainerWorker) -> web.StreamRes
     if running is None or log is None:
         raise web.HTTPBadRequest(text=f"container {worker.name} is not running")
     socket = await _open(request, options)
-    queue: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
-    wanted = {"stdout": options.stdout, "stderr": options.stderr}
+    queue: asyncio.Queue[bytes | None] = asyncio.Queue()
     channels = {"stdout": _STDOUT, "stderr": _STDERR}
+    wanted = {"stdout": options.stdout, "stderr": options.stderr}
 
     def listen(stream: str, data: bytes) -> None:
-        if wanted[stream]:
-            queue.put_nowait((channels[stream], data))
+        if not stream:
+            queue.put_nowait(None)
+        elif wanted[stream]:
+            queue.put_nowait(bytes([channels[stream]]) + data)
 
     async def forward() -> None:
-        while True:
-            channel, data = await queue.get()
-            await socket.send_bytes(bytes([channel]) + data)
+        while (data := await queue.get()) is not None:
+            await socket.send_bytes(data)
 
     source = running.terminal if running.terminal is not None else worker.stdin
-    stdin = _Writer(os.dup(source)) if options.stdin and source is not None else None
-
-    def close_stdin() -> None:
-        # `stdinOnce`: the program sees the end of its input when the first client goes.
-        if worker.spec.get("stdinOnce") and worker.stdin is not None:
-            os.close(worker.stdin)
-            worker.stdin = None
-
+    stdin = _Input(os.dup(source) if options.stdin and source is not None else None)
     log.listen(listen)
     sender = asyncio.create_task(forward())
-    receiver = asyncio.create_task(_take_input(socket, stdin, running.terminal, close_stdin))
+    receiver = asyncio.create_task(_take_input(socket, stdin, running.terminal))
     try:
-        exited = asyncio.ensure_future(asyncio.shield(running.exited))
-        await asyncio.wait({exited, receiver, sender}, return_when=asyncio.FIRST_COMPLETED)
-        if exited.done():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    while not log.closed or not queue.empty():
-                        await asyncio.sleep(0.01)
-            await _finish(socket, status(exited.result()))
-        else:
-            exited.cancel()
+        await first_of(sender, receiver)
+        if sender.done() and sender.exception() is None:
+            await _finish(socket, status(await asyncio.shield(running.exited)))
     finally:
         log.unlisten(listen)
         sender.cancel()
         receiver.cancel()
-        if stdin is not None:
-            os.close(stdin.fd)
-            if options.stdin:
-                close_stdin()
+        stdin.close()
+        if options.stdin and worker.spec.get("stdinOnce"):
+            worker.close_stdin()  # the program sees the end of its input when the first client goes
     return socket

@@ -1,4 +1,4 @@
-"""Unix socket paths of any length: the kernel takes 107 bytes only, a path through a directory's descriptor is short."""
+"""Unix socket paths of any length: the kernel takes 107 bytes, a path through a directory's descriptor is short."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class PodVolumes:
         return int(group) if group is not None and self.full_map else None
 
     def _make(self, volume: Object, sources: payload.Sources, group: int | None) -> Path:
-        path = self.directory / "volumes" / volume["name"]
+        path: Path = self.directory / "volumes" / volume["name"]
         if any(kind in volume for kind in payload.FILE_KINDS):
             files = payload.files(volume, sources)
             path.mkdir(mode=0o755, parents=True, exist_ok=True)

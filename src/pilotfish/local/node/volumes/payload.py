@@ -116,7 +116,9 @@ def _keys(
         if optional:
             return {}
         namespace = sources.pod["metadata"]["namespace"]
-        raise SourceError(f'{kind} "{name}" not found (namespace {namespace})' if not name else f'{kind} "{name}" not found')
+        raise SourceError(
+            f'{kind} "{name}" not found (namespace {namespace})' if not name else f'{kind} "{name}" not found'
+        )
     data = env.data_of(found)
     items = one.get("items")
     if not items:
@@ -127,7 +129,9 @@ def _keys(
         if value is None:
             if optional:
                 continue
-            raise SourceError(f"references non-existent {'config' if kind == 'configmap' else 'secret'} key: {item['key']}")
+            raise SourceError(
+                f"references non-existent {'config' if kind == 'configmap' else 'secret'} key: {item['key']}"
+            )
         result[item["path"]] = File(value, mode if item.get("mode") is None else int(item["mode"]))
     return result
 
