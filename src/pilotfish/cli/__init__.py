@@ -18,6 +18,7 @@ from pilotfish.errors import UserError
 COMMANDS = {
     "down": "Stop the local cluster.",
     "image": "Map image names to commands of this machine.",
+    "kube-inject": "Put the sidecar into manifests, without a webhook.",
     "kubeconfig": "Print the path of the cluster's kubeconfig.",
     "reset": "Stop the local cluster and forget all its objects.",
     "status": "Show what runs, where, and what it uses.",
@@ -30,10 +31,10 @@ COMMANDS = {
 class _Commands(click.Group):
     """A group that imports a command's module when the command is used."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:  # click's signature
         return sorted(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # click's signature
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"pilotfish.cli.{cmd_name.replace('-', '_')}").command
