@@ -75,6 +75,18 @@ _RATINGS_FAULTS = ("v-faulty", "v-delayed", "v-unavailable", "v-unhealthy")
 _DATABASES = ("*/examples-bookinfo-mysqldb", "*/examples-bookinfo-mongodb")
 
 
+def _mesh() -> dict[str, Image]:
+    """The mesh's own programs: the control plane, and the agent with its Envoy. Their users' names for them work too."""
+    env = {"PILOTFISH_PYTHON": sys.executable}
+    path = [str(_PACKAGE / "bin"), str(Path(sys.prefix) / "bin")]
+
+    def image(module: str) -> Image:
+        return Image(command=[sys.executable, "-I", "-u", "-m", module], env=env, mounts=_mounts(), path=path)
+
+    agent, daemon = image("pilotfish.agent"), image("pilotfish.daemon")
+    return {"*/proxyv2": agent, "*/pilotfish-agent": agent, "*/pilot": daemon, "*/pilotfishd": daemon}
+
+
 def _bookinfo() -> dict[str, Image]:
     def service(name: str, **env: str) -> Image:
         return _program(f"bookinfo.{name}", "9080", env=env)
@@ -102,6 +114,7 @@ def _table() -> dict[str, Image]:
     httpbin = replace(_program("httpbin", "80"), path=[str(_PACKAGE / "bin")], env={"PILOTFISH_PYTHON": sys.executable})
     table = {
         **_bookinfo(),
+        **_mesh(),
         "*/calculating": _program("calculating"),
         "*/greeting": _program("greeting"),
         "*/examples-helloworld-v1": _program("helloworld", env={"SERVICE_VERSION": "v1"}),

@@ -1,0 +1,3 @@
+from pilotfish.agent import main
+
+main()

@@ -1,0 +1,3 @@
+from pilotfish.daemon import main
+
+main()
