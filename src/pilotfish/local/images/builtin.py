@@ -76,7 +76,7 @@ _DATABASES = ("*/examples-bookinfo-mysqldb", "*/examples-bookinfo-mongodb")
 
 
 def _mesh() -> dict[str, Image]:
-    """The mesh's own programs: the control plane, and the agent with its Envoy. Their users' names for them work too."""
+    """The mesh's own programs, the control plane and the agent with its Envoy, under Istio's image names too."""
     env = {"PILOTFISH_PYTHON": sys.executable}
     path = [str(_PACKAGE / "bin"), str(Path(sys.prefix) / "bin")]
 
