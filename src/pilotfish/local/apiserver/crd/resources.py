@@ -148,7 +148,9 @@ def _table(version: Object) -> tuple[tuple[Column, ...], Callable[[Object], list
             for c in wanted
         ),
     )
-    cells = tuple((c["jsonPath"], _CELLS.get(c["type"], _text)) for c in wanted)
+    cells: tuple[tuple[str, Callable[[Any], Any]], ...] = tuple(
+        (c["jsonPath"], _CELLS.get(c["type"], _text)) for c in wanted
+    )
 
     def row(obj: Object) -> list[Any]:
         out: list[Any] = [obj["metadata"].get("name", "")]

@@ -13,7 +13,7 @@ from typing import Any
 
 from pilotfish.local.apiserver.errors import FieldError
 from pilotfish.local.apiserver.schema import compile_schema, prune, validate
-from pilotfish.local.apiserver.schema.validation import compile_pattern, same
+from pilotfish.local.apiserver.schema.validation import BadPattern, compile_pattern, same
 
 Errors = Iterator[FieldError]
 OpenApi = Mapping[str, Any]
@@ -44,9 +44,11 @@ _FORBIDDEN_INSIDE = (
 
 def schema_errors(path: str, schema: OpenApi) -> list[FieldError]:
     """Everything wrong with the schema of a version, found at `path`."""
-    errors = list(dict.fromkeys([*_structure(path, schema, "root"), *_completeness(path, path, schema, schema)]))
-    if not errors and not _unsupported(schema):
-        errors = list(_defaults(path, schema, root=True))
+    errors: list[FieldError] = []
+    if not _unsupported(schema):  # else it cannot even be read as a structural schema, which `_openapi` says
+        errors = list(dict.fromkeys([*_structure(path, schema, "root"), *_completeness(path, path, schema, schema)]))
+        if not errors and _known_types(schema):
+            errors = list(_defaults(path, schema, root=True))
     sound = not errors
     below = list(_openapi(path, schema, root=True))
     errors += below
@@ -74,12 +76,14 @@ def _has_rules(schema: OpenApi) -> bool:
 
 
 def _unsupported(schema: OpenApi) -> bool:
-    """Whether there is something in it that cannot even be compiled (which `_openapi` reports)."""
+    """Whether there is something in it that a structural schema has no place for."""
     if any(schema.get(key) for key in _UNSUPPORTED) or isinstance(schema.get("items"), list):
         return True
-    return schema.get("type", "object") not in _TYPES or any(
-        _unsupported(child) for _, child in _subschemas(schema, "")
-    )
+    return any(_unsupported(child) for _, child in _subschemas(schema, ""))
+
+
+def _known_types(schema: OpenApi) -> bool:
+    return schema.get("type", "object") in _TYPES and all(_known_types(child) for _, child in _subschemas(schema, ""))
 
 
 # ----------------------------------------------------------------------------------------------------------- structure
@@ -177,7 +181,7 @@ def _values(path: str, schema: OpenApi, *, int_or_string: bool) -> Errors:
     if pattern := schema.get("pattern"):
         try:
             compile_pattern(pattern)
-        except re.error as error:
+        except BadPattern as error:
             why = f"must be a valid regular expression, but isn't: error parsing regexp: {error}"
             yield FieldError.invalid(f"{path}.pattern", pattern, why)
 

@@ -76,7 +76,7 @@ def _object(s: Schema, obj: dict[str, Any]) -> None:
             raise
         if new is not value:
             obj[key] = new
-        if not new and key not in s.required and _emptied(child, new):
+        if not new and key not in s.required and (child.omit_zero or _emptied(child, new)):
             (gone := gone or []).append(key)
     for key in gone or ():
         del obj[key]
@@ -92,7 +92,7 @@ def _zero_of(child: Schema) -> Any:
 
 
 def _emptied(child: Schema, value: Any) -> bool:
-    """Go leaves out empty slices and maps (structs stay, as do scalars, which may be pointers)."""
+    """Go leaves out empty slices and maps; structs stay."""
     if isinstance(value, list):
         return True
     return isinstance(value, dict) and not child.properties and child.additional is not None and child.type == "object"

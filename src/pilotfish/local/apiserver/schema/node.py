@@ -51,6 +51,7 @@ class Schema:
         "additional",
         "all_of",
         "any_of",
+        "cel_plain",
         "default",
         "default_children",
         "default_keys",
@@ -60,6 +61,7 @@ class Schema:
         "exclusive_maximum",
         "exclusive_minimum",
         "format",
+        "has_rules",
         "int_or_string",
         "item_keys",
         "items",
@@ -78,16 +80,17 @@ class Schema:
         "name",
         "negated",
         "nullable",
+        "omit_zero",
         "one_of",
         "patch_merge_key",
         "patch_strategy",
         "pattern",
         "preserve_unknown",
+        "programs",
         "properties",
         "quantity",
         "required",
         "resource_root",
-        "rules",
         "status_subresource",
         "structural",
         "type",
@@ -106,6 +109,8 @@ class Schema:
     additional: Schema | None
     required: tuple[str, ...]
     nullable: bool
+    omit_zero: bool
+    """A scalar that is left out when it is zero (`x-omit-zero`: in Go it is no pointer)."""
     int_or_string: bool
     quantity: bool
     preserve_unknown: bool
@@ -138,8 +143,10 @@ class Schema:
     zero_cache: Any
     validations: tuple[Mapping[str, Any], ...]
     """`x-kubernetes-validations` as written."""
-    rules: Any
-    """The compiled rules; a cache that validation keeps."""
+    has_rules: bool | None
+    programs: Any
+    cel_plain: bool | None
+    """Caches of validation: whether there are rules here or below, the compiled ones, whether CEL sees values as is."""
     all_of: tuple[Schema, ...]
     any_of: tuple[Schema, ...]
     one_of: tuple[Schema, ...]
@@ -160,13 +167,14 @@ class Schema:
         self.items = self.additional = self.negated = None
         self.required = self.map_keys = self.default_keys = self.default_children = self.item_keys = ()
         self.all_of = self.any_of = self.one_of = self.validations = ()
+        self.omit_zero = False
         self.nullable = self.int_or_string = self.quantity = self.preserve_unknown = self.embedded = False
         self.structural = self.status_subresource = self.resource_root = self.unique_items = False
         self.exclusive_minimum = self.exclusive_maximum = False
         self.list_type, self.map_type = "atomic", "granular"
         self.patch_strategy = frozenset()
         self.default = self.zero_cache = ABSENT
-        self.enum = self.rules = self.pattern = None
+        self.enum = self.programs = self.pattern = self.has_rules = self.cel_plain = None
         self.minimum = self.maximum = self.multiple_of = None
         self.min_length = self.max_length = self.min_items = self.max_items = None
         self.min_properties = self.max_properties = None
@@ -240,6 +248,7 @@ def _common(node: Schema, openapi: OpenApi) -> None:
     node.type = get("type", node.type)
     node.format = get("format", node.format)
     node.nullable = get("nullable", node.nullable)
+    node.omit_zero = get("x-omit-zero", node.omit_zero)
     node.default = get("default", node.default)
     if "required" in openapi:
         node.required = tuple(openapi["required"])

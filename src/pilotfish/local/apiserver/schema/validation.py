@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -30,7 +29,7 @@ def validate(s: Schema, obj: Any, old: Any = None, *, path: str = "") -> list[Fi
     errors += _embedded(s, obj, path, root=True)
     if old is None or not any(True for _ in _list_errors(s, old, path)):
         errors += _list_errors(s, obj, path)
-    if s.validations or _has_rules(s):
+    if has_rules(s):
         if any(error.reason in _BLOCKING for error in errors):
             errors.append(
                 FieldError.invalid(
@@ -47,19 +46,14 @@ def validate(s: Schema, obj: Any, old: Any = None, *, path: str = "") -> list[Fi
     return errors
 
 
-def _has_rules(s: Schema) -> bool:
-    """Whether there is a CEL rule anywhere below; remembered on the root."""
-    if s.rules is None:
-        s.rules = _search(s, set())
-    return bool(s.rules)
-
-
-def _search(s: Schema, seen: set[int]) -> bool:
-    if id(s) in seen or not s.structural:
-        return False
-    seen.add(id(s))
-    children = [*s.properties.values(), s.items, s.additional]
-    return bool(s.validations) or any(_search(child, seen) for child in children if child is not None)
+def has_rules(s: Schema) -> bool:
+    """Whether there is a CEL rule here or below; remembered on the node (structural schemas have no cycles)."""
+    if s.has_rules is None:
+        children = [*s.properties.values(), *(child for child in (s.items, s.additional) if child is not None)]
+        s.has_rules = s.structural and (
+            bool(s.validations) or any(child is not s and has_rules(child) for child in children)
+        )
+    return s.has_rules
 
 
 # -------------------------------------------------------------------------------------------------------- value checks
@@ -67,6 +61,11 @@ def _search(s: Schema, seen: set[int]) -> bool:
 
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
+
+
+def _step(s: Schema, path: str, key: str) -> str:
+    """A field by its name, an entry of a map in brackets."""
+    return _join(path, key) if key in s.properties else f"{path}[{key}]"
 
 
 def same(a: Any, b: Any) -> bool:
@@ -149,33 +148,22 @@ def _invalid(path: str, value: Any, rule: str) -> FieldError:
     return FieldError.invalid(path or _NO_PATH, value, f"{path} in body {rule}")
 
 
+class BadPattern(ValueError):  # noqa: N818 - the pattern is bad, nothing failed
+    """Go would not take this regular expression."""
+
+
 @lru_cache(2048)
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A pattern in Go's dialect (RE2). re.error when it is not one."""
-    return re.compile(_from_go(pattern))
+def compile_pattern(pattern: str) -> Any:
+    """A pattern in Go's dialect, which is RE2's. BadPattern when it is not one."""
+    import re2  # noqa: PLC0415 - loaded when the first pattern is used
 
-
-_GO_CLASSES = {
-    "[:alpha:]": "a-zA-Z",
-    "[:digit:]": "0-9",
-    "[:alnum:]": "0-9a-zA-Z",
-    "[:upper:]": "A-Z",
-    "[:lower:]": "a-z",
-    "[:space:]": r"\t\n\v\f\r ",
-    "[:word:]": "0-9A-Za-z_",
-    "[:punct:]": r"!-/:-@\[-`{-~",
-    "[:xdigit:]": "0-9A-Fa-f",
-}
-
-
-def _from_go(pattern: str) -> str:
-    """Python reads RE2 patterns but for the end of text, POSIX classes and look-around, which RE2 has not."""
-    if re.search(r"\(\?(=|!|<=|<!)", pattern):
-        raise re.error("invalid or unsupported Perl syntax")
-    for name, chars in _GO_CLASSES.items():
-        pattern = pattern.replace(name, chars)
-    pattern = re.sub(r"(?<!\\)((?:\\\\)*)\\z", r"\1\\Z", pattern)
-    return re.sub(r"(?<!\\)((?:\\\\)*)\$(?=$|\))", r"\1(?!\\n)\\Z", pattern) if "(?m" not in pattern else pattern
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        why = error.args[0] if error.args else error
+        raise BadPattern(why.decode() if isinstance(why, bytes) else str(why)) from None
 
 
 def _string(s: Schema, value: str, path: str) -> Iterator[FieldError]:
@@ -306,7 +294,7 @@ def _embedded(s: Schema, value: Any, path: str, *, root: bool = False) -> Iterat
         for key, item in value.items():
             child = s.properties.get(key) or s.additional
             if child is not None and child.structural:
-                yield from _embedded(child, item, _join(path, key))
+                yield from _embedded(child, item, _step(s, path, key))
     elif type(value) is list and s.items is not None:
         for i, item in enumerate(value):
             yield from _embedded(s.items, item, f"{path}[{i}]")
@@ -318,7 +306,7 @@ def _list_errors(s: Schema, value: Any, path: str) -> Iterator[FieldError]:
         for key, item in value.items():
             child = s.properties.get(key) or s.additional
             if child is not None and child.structural and type(item) in (dict, list):
-                yield from _list_errors(child, item, _join(path, key))
+                yield from _list_errors(child, item, _step(s, path, key))
     elif type(value) is list and s.items is not None:
         seen: set[Hashable] = set()
         for i, item in enumerate(value):
