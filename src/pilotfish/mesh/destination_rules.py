@@ -91,6 +91,13 @@ def rules_for(db: Db, client: str, labels: Labels, namespace: str, host: str) ->
     return ()
 
 
+@query
+def selector_keys(db: Db) -> frozenset[str]:
+    """The labels of a client that any rule asks for."""
+    heads = (head(db, ref) for ref in inputs.SELECTING_DESTINATION_RULES(db, ""))
+    return frozenset(key for h in heads if h is not None for key, _ in h.selector)
+
+
 class Rule(NamedTuple):
     """Merged rules."""
 

@@ -12,6 +12,9 @@ from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.ports import Protocol, named
 from pilotfish.mesh.workloads import Labels, selects
 
+NamedPorts = tuple[tuple[str, int], ...]
+"""Container ports by name."""
+
 
 class Bound(NamedTuple):
     """A server of a Gateway on the port its workload listens on."""
@@ -53,7 +56,7 @@ def selected(db: Db, labels: Labels) -> tuple[Ref, ...]:
 
 
 @query
-def target_ports(db: Db, namespace: str, labels: Labels, number: int, named_ports: Labels) -> tuple[int, ...]:
+def target_ports(db: Db, namespace: str, labels: Labels, number: int, named_ports: NamedPorts) -> tuple[int, ...]:
     """The ports a gateway workload listens on for a Service port; the number itself when no Service says otherwise."""
     found: dict[int, None] = {}
     for ref in inputs.SERVICES_IN(db, namespace):
@@ -103,7 +106,7 @@ def admits(server: Server, gateway_namespace: str, namespace: str, host: str) ->
 
 
 @query
-def merged(db: Db, namespace: str, labels: Labels, named_ports: Labels, unprivileged: bool) -> tuple[Merged, ...]:
+def merged(db: Db, namespace: str, labels: Labels, named_ports: NamedPorts, unprivileged: bool) -> tuple[Merged, ...]:
     """The listeners of a gateway workload. Older Gateways win where servers cannot share a port."""
     taken: dict[tuple[str, int], tuple[Protocol, list[Bound], list[tuple[Bound, str]]]] = {}
     names_on: dict[tuple[str, int], set[str]] = {}

@@ -68,9 +68,18 @@ VIRTUAL_SERVICES_FOR = Index("VirtualServices for host", VIRTUAL_SERVICES, lambd
 WILDCARD_VIRTUAL_SERVICES = Index(
     "VirtualServices with wildcard hosts", VIRTUAL_SERVICES, lambda _r, c: {"" for h in c.spec.hosts if h[:1] == "*"}
 )
+SOURCE_LABEL_MATCHES = Index(
+    "VirtualServices that match source labels", VIRTUAL_SERVICES, lambda _r, c: [""] if source_labels(c.spec) else []
+)
 DESTINATION_RULES_FOR = Index("DestinationRules for host", DESTINATION_RULES, lambda _r, c: [c.spec.host])
 WILDCARD_DESTINATION_RULES = Index(
     "DestinationRules with wildcard host", DESTINATION_RULES, lambda _r, c: [""] if c.spec.host[:1] == "*" else []
+)
+SELECTING_DESTINATION_RULES = Index(
+    "DestinationRules that select clients", DESTINATION_RULES, lambda _r, c: [""] if c.spec.workload_selector else []
+)
+CREDENTIAL_RULES = Index(
+    "DestinationRules with credentials", DESTINATION_RULES, lambda _r, c: [""] if _has_credential(c.spec) else []
 )
 SERVICE_ENTRIES_IN = Index("ServiceEntries in namespace", SERVICE_ENTRIES, _namespace)
 SERVICE_ENTRY_NAMES = Index("ServiceEntries", SERVICE_ENTRIES, _all)
@@ -86,6 +95,20 @@ AUTHORIZATION_POLICIES_IN = Index("AuthorizationPolicies in namespace", AUTHORIZ
 TELEMETRIES_IN = Index("Telemetries in namespace", TELEMETRIES, _namespace)
 GATEWAYS_SELECTING = Index("Gateways selecting", GATEWAYS, lambda _r, c: [min(c.spec.selector.items(), default=None)])
 """By the first pair of the selector: a workload's gateways are under one of its labels, or under None."""
+
+
+def _has_credential(spec: networking.DestinationRule) -> bool:
+    policies = [p for p in (spec.traffic_policy, *(s.traffic_policy for s in spec.subsets)) if p is not None]
+    settings = [p.tls for p in policies] + [level.tls for p in policies for level in p.port_level_settings]
+    return any(tls is not None and tls.credential_name for tls in settings)
+
+
+def source_labels(spec: networking.VirtualService) -> set[str]:
+    """The keys of all source labels that matches ask for."""
+    matches: list[Any] = [m for r in spec.http for m in r.match]
+    matches += [m for r in spec.tls for m in r.match]
+    matches += [m for r in spec.tcp for m in r.match]
+    return {key for m in matches for key in m.source_labels}
 
 
 def _match_gateways(config: Config[networking.VirtualService]) -> set[str]:

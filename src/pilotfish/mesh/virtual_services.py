@@ -72,6 +72,13 @@ def at_gateway(db: Db, gateway: str) -> tuple[Head, ...]:
 
 
 @query
+def source_label_keys(db: Db) -> frozenset[str]:
+    """The labels of a client that any VirtualService asks for."""
+    configs = (inputs.VIRTUAL_SERVICES(db, ref) for ref in inputs.SOURCE_LABEL_MATCHES(db, ""))
+    return frozenset(key for c in configs if c is not None for key in inputs.source_labels(c.spec))
+
+
+@query
 def http_routes(db: Db, ref: Ref) -> tuple[HTTPRoute, ...]:
     """The HTTP routes of a VirtualService, delegates filled in."""
     config = inputs.VIRTUAL_SERVICES(db, ref)

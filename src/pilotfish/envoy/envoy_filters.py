@@ -1,0 +1,3 @@
+from pilotfish.envoy.proxies import TYPES
+
+__all__ = ["TYPES"]

@@ -1,0 +1,77 @@
+"""JSON web tokens: RequestAuthentication as Envoy's jwt_authn filter.
+
+A request without a token passes; one with an invalid token is refused (401); of several issuers one valid token is
+enough. What it claims is left in dynamic metadata for authorization and routing.
+"""
+
+from __future__ import annotations
+
+from pilotfish.api.security import JWTRule
+from pilotfish.engine import Db, query
+from pilotfish.envoy.proto import Fields, extension
+from pilotfish.mesh import authentication, inputs
+from pilotfish.mesh.proxies import View
+
+NAME = "envoy.filters.http.jwt_authn"
+_MESSAGE = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
+
+_NO_KEYS = '{"keys":[]}'
+"""Refuses every token: no key of ours or anybody's would do, for who has its private part could sign."""
+
+
+@query
+def filters(db: Db, view: View) -> tuple[Fields, ...]:
+    """The filter for a proxy's RequestAuthentications; none without any."""
+    rules = [rule for _, rule in authentication.jwt_rules(db, view.namespace, view.labels, view.gateway_name)]
+    if not rules:
+        return ()
+    rules.sort(key=lambda r: r.issuer)
+    names = [f"origins-{i}" for i in range(len(rules))]
+    providers = {
+        name: _provider(db, rule, gateway=not view.is_sidecar) for name, rule in zip(names, rules, strict=True)
+    }
+    if len(names) == 1:
+        requires: Fields = {"requires_any": {"requirements": [{"provider_name": names[0]}, {"allow_missing": {}}]}}
+    else:
+        each = [{"provider_name": name} for name in names]
+        missing = [{"requires_any": {"requirements": [{"provider_name": n}, {"allow_missing": {}}]}} for n in names]
+        requires = {"requires_any": {"requirements": [*each, {"requires_all": {"requirements": missing}}]}}
+    config: Fields = {
+        "providers": providers,
+        "rules": [{"match": {"prefix": "/"}, "requires": requires}],
+        "bypass_cors_preflight": True,
+    }
+    return (extension(NAME, _MESSAGE, config),)
+
+
+def _provider(db: Db, rule: JWTRule, *, gateway: bool) -> Fields:
+    keys = rule.jwks
+    if not keys and rule.jwks_uri:
+        keys = inputs.JWKS(db, rule.jwks_uri) or ""
+    fields: Fields = {
+        "issuer": rule.issuer,
+        # without keys every token is refused; leaving the provider out would let everything pass
+        "local_jwks": {"inline_string": keys or _NO_KEYS},
+        "payload_in_metadata": "payload",
+        "forward": rule.forward_original_token,
+        "normalize_payload_in_metadata": {
+            "space_delimited_claims": list(dict.fromkeys(("scope", "permission", *rule.space_delimited_claims)))
+        },
+    }
+    if rule.audiences:
+        fields["audiences"] = list(rule.audiences)
+    if rule.from_headers:
+        fields["from_headers"] = [{"name": h.name, "value_prefix": h.prefix} for h in rule.from_headers]
+    if rule.from_params:
+        fields["from_params"] = list(rule.from_params)
+    if rule.from_cookies:
+        fields["from_cookies"] = list(rule.from_cookies)
+    if rule.output_payload_to_header:
+        fields["forward_payload_header"] = rule.output_payload_to_header
+    if rule.output_claim_to_headers:
+        fields["claim_to_headers"] = [
+            {"header_name": c.header, "claim_name": c.claim} for c in rule.output_claim_to_headers
+        ]
+    if gateway:
+        fields["clear_route_cache"] = True
+    return fields

@@ -1,0 +1,84 @@
+"""What all listeners are made of: filter chains, inspectors, and the listener itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pilotfish.envoy.proto import Fields, extension
+from pilotfish.envoy.resource import LISTENER, Resource, build
+from pilotfish.envoy.values import FALSE, address, duration, number
+
+PLAIN_HTTP = ("http/1.1", "h2c")
+"""What http_inspector finds; a chain's `application_protocols`."""
+
+
+def chain(name: str, filters: Iterable[Fields], match: Mapping[str, Any] | None = None, **more: Any) -> Fields:
+    fields: Fields = {"name": name, "filters": list(filters), **more}
+    if match:
+        fields["filter_chain_match"] = dict(match)
+    return fields
+
+
+def http_inspector(disabled_on: Iterable[int] = ()) -> Fields:
+    fields = extension(
+        "envoy.filters.listener.http_inspector", "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
+    )
+    return _only_elsewhere(fields, disabled_on)
+
+
+def tls_inspector(disabled_on: Iterable[int] = ()) -> Fields:
+    fields = extension(
+        "envoy.filters.listener.tls_inspector",
+        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+        {"initial_read_buffer_size": number(512)},
+    )
+    return _only_elsewhere(fields, disabled_on)
+
+
+def _only_elsewhere(fields: Fields, ports: Iterable[int]) -> Fields:
+    """A listener filter that does not run for connections to some ports: they must not pay for sniffing."""
+    rules = [{"destination_port_range": {"start": p, "end": p + 1}} for p in sorted(ports)]
+    if not rules:
+        return fields
+    return {**fields, "filter_disabled": rules[0] if len(rules) == 1 else {"or_match": {"rules": rules}}}
+
+
+def listener(
+    name: str,
+    bind: str,
+    port: int,
+    chains: list[Fields],
+    *,
+    inbound: bool,
+    bound: bool,
+    default: Fields | None = None,
+    listener_filters: Iterable[Fields] = (),
+    timeout: int = 0,
+    access_log: Iterable[Fields] = (),
+    more: Fields | None = None,
+) -> Resource:
+    """A listener. `bound`: it has a socket of its own; others are handed connections by a capturing one.
+
+    `timeout` (nanoseconds) is how long sniffing may wait for the first bytes; 0 is for ever.
+    """
+    fields: Fields = {
+        "name": name,
+        "address": {"pipe": {"path": bind.removeprefix("unix://")}}
+        if bind.startswith("unix://")
+        else address(bind, port),
+        "filter_chains": chains,
+        "traffic_direction": "INBOUND" if inbound else "OUTBOUND",
+        **(more or {}),
+    }
+    if not bound:
+        fields["bind_to_port"] = FALSE
+    if default is not None:
+        fields["default_filter_chain"] = default
+    if filters := list(listener_filters):
+        fields["listener_filters"] = filters
+        fields["listener_filters_timeout"] = duration(timeout)
+        fields["continue_on_listener_filters_timeout"] = True
+    if logs := list(access_log):
+        fields["access_log"] = logs
+    return build(LISTENER, fields)

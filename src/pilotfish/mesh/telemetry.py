@@ -1,0 +1,50 @@
+"""Telemetry: which settings hold for a workload, and where a provider's service is."""
+
+from __future__ import annotations
+
+from pilotfish.api import Config, telemetry
+from pilotfish.api.telemetry import AccessLogging, Tracing
+from pilotfish.engine import Db, query
+from pilotfish.mesh import inputs, services
+from pilotfish.mesh.config import root_namespace
+from pilotfish.mesh.workloads import Labels, selects
+
+
+@query
+def levels(db: Db, namespace: str, labels: Labels) -> tuple[telemetry.Telemetry, ...]:
+    """The Telemetry of the mesh (root namespace), the namespace and the workload, in this order; the oldest of each."""
+    result = []
+    for level in dict.fromkeys((root_namespace(db), namespace)):
+        found = _here(db, level)
+        whole = [c for c in found if not _selector(c) and not c.spec.target_refs and c.spec.target_ref is None]
+        result += [c.spec for c in whole[:1]]
+        if level == namespace:
+            result += [c.spec for c in found if _selector(c) and selects(_selector(c), labels)][:1]
+    return tuple(result)
+
+
+def _here(db: Db, namespace: str) -> list[Config[telemetry.Telemetry]]:
+    refs = inputs.TELEMETRIES_IN(db, namespace)
+    return sorted((c for r in refs if (c := inputs.TELEMETRIES(db, r)) is not None), key=lambda c: c.age_order)
+
+
+def _selector(config: Config[telemetry.Telemetry]) -> dict[str, str]:
+    return dict(config.spec.selector.match_labels) if config.spec.selector is not None else {}
+
+
+def access_logging(db: Db, namespace: str, labels: Labels) -> tuple[AccessLogging, ...]:
+    return tuple(entry for level in levels(db, namespace, labels) for entry in level.access_logging)
+
+
+def tracing(db: Db, namespace: str, labels: Labels) -> tuple[Tracing, ...]:
+    return tuple(entry for level in levels(db, namespace, labels) for entry in level.tracing)
+
+
+@query
+def provider_cluster(db: Db, name: str, port: int) -> str | None:
+    """The cluster of a provider's service, given as `[namespace/]host`. None when there is no such service."""
+    namespace, _, host = name.rpartition("/")
+    for other in services.namespaces(db):
+        if namespace in ("", other) and services.export(db, other, host) is not None:
+            return f"outbound|{port}||{host}"
+    return None
