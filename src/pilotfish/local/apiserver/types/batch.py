@@ -44,7 +44,8 @@ def _job_defaults(spec: Spec) -> None:
     pod_defaults.template(spec.setdefault("template", {}).setdefault("spec", {}))
     for rule in (spec.get("podFailurePolicy") or {}).get("rules") or ():
         for pattern in rule.get("onPodConditions") or ():
-            pattern.setdefault("status", "True")
+            if not pattern.get("status"):
+                pattern["status"] = "True"
 
 
 class Jobs(Kind):
