@@ -325,8 +325,7 @@ async def _review(attempt: Attempt, matched: Resource, hook: Object, *, dry: boo
 
 
 def _options(attempt: Attempt) -> Object:
-    kind = "PatchOptions" if attempt.request.target.verb == "patch" else _OPTIONS[attempt.operation]
-    out: Object = {"kind": kind, "apiVersion": "meta.k8s.io/v1"}
+    out: Object = {"kind": _OPTIONS[attempt.operation], "apiVersion": "meta.k8s.io/v1"}
     if attempt.operation == "DELETE":
         return out | {k: v for k, v in attempt.options.items() if k not in ("kind", "apiVersion")}
     query = attempt.request.query
@@ -335,8 +334,6 @@ def _options(attempt: Attempt) -> Object:
     for field in ("fieldManager", "fieldValidation"):
         if query.get(field):
             out[field] = query[field]
-    if kind == "PatchOptions" and "force" in query:
-        out["force"] = attempt.request.flag("force")
     return out
 
 

@@ -219,7 +219,8 @@ def _mark(obj: Object, grace: int, finalizers: list[str]) -> None:
         metadata["finalizers"] = finalizers
     if not metadata.get("deletionTimestamp"):
         metadata["deletionTimestamp"] = meta.at(datetime.now(UTC) + timedelta(seconds=grace))
-        metadata["deletionGracePeriodSeconds"] = grace
+        if obj["kind"] != "Namespace":
+            metadata["deletionGracePeriodSeconds"] = grace
         if metadata.get("generation"):
             metadata["generation"] += 1
     elif grace < (metadata.get("deletionGracePeriodSeconds") or 0):

@@ -45,7 +45,8 @@ class Server:
             request.user = self.core.authenticator.user(self.core, http)
             request.user = authn.impersonated(self.core, http, request.user)
             self.core.authorizer.check(self.core, request.user, target)
-            request.accept = accepted(http.headers.get("Accept", ""))
+            if not target.path.startswith("/openapi"):  # clients of documents ask for forms of their own, JSON too
+                request.accept = accepted(http.headers.get("Accept", ""))
             if not target.resource:
                 return await documents.answer(self.core, request)
             return await self._resource(request)
@@ -63,8 +64,7 @@ class Server:
         if resource is None or (target.namespace and not resource.namespaced and resource.plural != "namespaces"):
             return documents.not_found()
         if resource.namespaced and not target.namespace and (target.name or target.verb == "create"):
-            if target.name or resource.stored:
-                return documents.not_found()
+            return documents.not_found()
         if target.subresource:
             sub = resource.subresources.get(target.subresource)
             if sub is None:

@@ -25,6 +25,7 @@ from pilotfish.local.apiserver.read import find
 from pilotfish.local.apiserver.request import Request
 from pilotfish.local.apiserver.resource import Object, Resource
 from pilotfish.local.apiserver.store import Item
+from pilotfish.local.apiserver.types.pods import validate_ephemeral_containers
 
 MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
 RETRIES = 5
@@ -372,7 +373,7 @@ async def _prepare(core: Core, request: Request, update: Update, old: Object, ne
     meta.carry_for_update(new, old)
     if update.subresource == "status":
         resource.strategy.prepare_for_status_update(new, old)
-    else:
+    elif update.subresource not in _SPEC_PARTS:
         resource.strategy.prepare_for_update(new, old)
     custom_without_status = core.registry.is_custom(resource) and "status" not in resource.subresources
     if resource.has_generation and meta.spec_changed(new, old, status_counts=custom_without_status):
@@ -426,8 +427,11 @@ def _update_errors(core: Core, update: Update, new: Object, old: Object) -> list
     if update.subresource == "status":
         errors += schema.validate(core.registry.schema(resource), new, old)
         return errors + resource.strategy.validate_status_update(new, old)
-    errors += validation(core, resource, new, old)
-    return errors
+    if update.subresource == "finalize":
+        return errors
+    if update.subresource == "ephemeralcontainers":
+        return errors + validate_ephemeral_containers(new, old)
+    return errors + validation(core, resource, new, old)
 
 
 async def _store(core: Core, request: Request, update: Update, old: Object, new: Object, item: Item) -> Object:
