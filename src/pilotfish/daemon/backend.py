@@ -111,6 +111,16 @@ class MeshBackend:
 
         return concerned
 
+    def problems(self) -> dict[tuple[str, str, str], str]:
+        """Config objects that are not in force as they stand: (kind, namespace, name) → why."""
+        found = {key: f"it cannot be read: {why}" for key, why in self._feed.problems.items()}
+        found |= {(kind, ref.namespace, ref.name): why for (kind, ref), why in self._world.quarantined.items()}
+        for failed in self._compiler.errors():
+            for one in failed.sources:
+                if one.kind in api.KINDS:
+                    found.setdefault(tuple(one), f"{failed.name} cannot be compiled: {failed.cause}")
+        return found
+
     async def answer(self, connection: Connection, request: Request) -> bytes | None:
         return None
 

@@ -38,12 +38,21 @@ _RESOLUTIONS = list(Resolution)
 class Debug:
     """Pages by name; each takes the query parameters and returns JSON, None for an unknown proxy."""
 
-    def __init__(self, fleet: Fleet, world: World, feed: Feed, options: Options, authenticate: Authenticator) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        world: World,
+        feed: Feed,
+        options: Options,
+        authenticate: Authenticator,
+        problems: Callable[[], Mapping[tuple[str, str, str], str]],
+    ) -> None:
         self._fleet = fleet
         self._world = world
         self._feed = feed
         self._options = options
         self._authenticate = authenticate
+        self._problems = problems
         self.pages: dict[str, Callable[[Mapping[str, str]], Any]] = {
             "syncz": self.syncz,
             "config_dump": self.config_dump,
@@ -258,10 +267,8 @@ class Debug:
 
     def problems(self, _: Mapping[str, str]) -> list[Object]:
         """Objects that are not in force as they stand, with the reason."""
-        unreadable = [(*key, why) for key, why in self._feed.problems.items()]
-        refused = [(kind, ref.namespace, ref.name, why) for (kind, ref), why in self._world.quarantined.items()]
         keys = ("kind", "namespace", "name", "reason")
-        return [dict(zip(keys, row, strict=True)) for row in (*unreadable, *refused)]
+        return [dict(zip(keys, (*key, why), strict=True)) for key, why in self._problems().items()]
 
 
 def allowed(caller: Caller, page: str, target: Connection | None, system_namespace: str) -> bool:

@@ -52,6 +52,7 @@ class Feed:
         self.problems: dict[tuple[str, str, str], str] = {}
         """What could not be read: (kind, namespace, name) → why."""
         self.on_change: Callable[[], None] = lambda: None
+        self.on_problem: Callable[[], None] = lambda: None
         self._changes: dict[tuple[str, str, str], int] = {}
         self._count = 0
 
@@ -103,6 +104,7 @@ class Feed:
             self.problems[key] = str(error)
             self._metrics.rejected_configs.inc(kind, f"{key[1]}/{key[2]}")
             log.warning("%s %s/%s is left as it was: %s", *key, error)
+            self.on_problem()
             return
         if different:
             self._metrics.push_triggers.inc(_trigger(kind, is_config=is_config))

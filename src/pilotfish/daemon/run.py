@@ -28,6 +28,7 @@ from pilotfish.daemon.feed import Feed
 from pilotfish.daemon.http import listen, monitoring, readiness
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Address, Options
+from pilotfish.daemon.status import StatusWriter
 from pilotfish.daemon.webhook_config import WebhookPatcher
 from pilotfish.daemon.webhooks import ContextOf, webhooks
 from pilotfish.envoy import Compiler, proto
@@ -88,7 +89,7 @@ class Daemon:
         feed = Feed(client, informers, self.world, options, self.metrics)
         backend = MeshBackend(self.world, self.compiler, self.fleet, feed, self.metrics)
         authenticate = Authenticator(TokenReviewer(client), self._trust_domain(), options.token_audiences)
-        debug = Debug(self.fleet, self.world, feed, options, authenticate)
+        debug = Debug(self.fleet, self.world, feed, options, authenticate, backend.problems)
         http, metrics = readiness(backend.ready), monitoring(self.metrics)
         if options.debug_on_http:
             debug.routes(http)
@@ -105,7 +106,9 @@ class Daemon:
         backend.synced = True
         await self._serve_grpc(tasks, client, backend, serving)
         await self._listen(tasks, webhooks(self.metrics, self._injection(feed)), options.https, serving)
-        tasks.create_task(self._lead(client, informers, serving), name="leader election")
+        status = StatusWriter(client, backend.problems)
+        self.fleet.after_push = feed.on_problem = status.look
+        tasks.create_task(self._lead(client, informers, serving, status), name="leader election")
         log.info("pilotfishd %s serves %s", __version__, options.namespace)
 
     def _injection(self, feed: Feed) -> ContextOf:
@@ -194,7 +197,9 @@ class Daemon:
 
     # ----------------------------------------------------------------- leadership
 
-    async def _lead(self, client: Client, informers: Informers, serving: ServingCertificate) -> None:
+    async def _lead(
+        self, client: Client, informers: Informers, serving: ServingCertificate, status: StatusWriter
+    ) -> None:
         """What only one replica does. Every replica reloads the authority when it changes."""
         identity = f"{self.options.pod_name}_{socket.gethostname()}"
         election = LeaderElection(client, self.options.namespace, LEASE, identity)
@@ -212,6 +217,7 @@ class Daemon:
                 duties.create_task(distribution.run(), name="root distribution")
                 duties.create_task(patcher.run(), name="webhook configurations")
                 duties.create_task(self._renew_root(client), name="root renewal")
+                duties.create_task(status.run(), name="status")
 
         async def follow() -> None:
             while True:

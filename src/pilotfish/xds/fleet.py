@@ -58,6 +58,8 @@ class Fleet:
         self._cost = 0.0
         self.compile: Callable[[], Callable[[Connection], bool]] = lambda: lambda _: True
         """Called once before a round, to bring the compiled state up to date; says whom the round concerns."""
+        self.after_push: Callable[[], None] = lambda: None
+        """Called once after a round."""
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._connections.values()))
@@ -97,4 +99,5 @@ class Fleet:
         for connection in self:
             if concerned(connection):
                 connection.wake.set()
+        self.after_push()
         self._cost = min(time.perf_counter() - started, LONGEST_SECONDS / 2)
