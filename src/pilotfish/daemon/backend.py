@@ -118,7 +118,9 @@ class MeshBackend:
         for failed in self._compiler.errors():
             for one in failed.sources:
                 if one.kind in api.KINDS:
-                    found.setdefault(tuple(one), f"{failed.name} cannot be compiled: {failed.cause}")
+                    found.setdefault(
+                        (one.kind, one.namespace, one.name), f"{failed.name} cannot be compiled: {failed.cause}"
+                    )
         return found
 
     async def answer(self, connection: Connection, request: Request) -> bytes | None:
