@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import gc
 import json
 import logging
@@ -23,7 +24,7 @@ import uvloop
 from aiohttp import web
 
 from pilotfish.local import network
-from pilotfish.local.apiserver import bootstrap, crd, decode, pki, types
+from pilotfish.local.apiserver import bootstrap, crd, decode, metrics, pki, types
 from pilotfish.local.apiserver.admission import Admission
 from pilotfish.local.apiserver.authn import Authenticator
 from pilotfish.local.apiserver.authz import MASTERS, Authorizer
@@ -31,7 +32,7 @@ from pilotfish.local.apiserver.core import Core
 from pilotfish.local.apiserver.customkinds import CustomKinds
 from pilotfish.local.apiserver.hostlink import HostLink
 from pilotfish.local.apiserver.nodelink import NodeLink
-from pilotfish.local.apiserver.registry import Registry
+from pilotfish.local.apiserver.registry import Definitions, Registry
 from pilotfish.local.apiserver.resource import Resource
 from pilotfish.local.apiserver.server import Server
 from pilotfish.local.apiserver.services import Allocator
@@ -84,7 +85,7 @@ def _core(data: Path, authority: pki.Authority) -> Core:
         store = Store(data / "objects.db")
     except StoreError as error:
         raise StartError(f"cannot open the object store {error}") from None
-    registry = Registry(store, _built_in(), types.definitions)
+    registry = Registry(store, _built_in(), _definitions)
     core = Core(
         data=data,
         store=store,
@@ -104,10 +105,16 @@ def _core(data: Path, authority: pki.Authority) -> Core:
 
 def _built_in() -> tuple[Resource, ...]:
     """The built-in kinds; the rules of CustomResourceDefinitions live beside what is made of them."""
-    return tuple(
+    known = tuple(
         dataclasses.replace(one, strategy=crd.strategy) if one.kind == "CustomResourceDefinition" else one
         for one in types.resources()
     )
+    return (*known, *metrics.RESOURCES)
+
+
+@functools.cache
+def _definitions() -> Definitions:
+    return types.definitions() | metrics.DEFINITIONS
 
 
 def _write_kubeconfigs(data: Path, authority: pki.Authority, server: str) -> None:

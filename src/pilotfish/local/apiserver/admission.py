@@ -258,15 +258,11 @@ async def _by_conditions(attempt: Attempt, hook: Object, matched: Resource, cond
 
     review = await _review(attempt, matched, hook, dry=attempt.request.dry_run)
     request = review["request"]
-    variables = {
-        "object": request.get("object"),
-        "oldObject": request.get("oldObject"),
-        "request": {key: value for key, value in request.items() if key not in ("object", "oldObject", "options")},
-    }
     problem = ""
     for condition in conditions:
         try:
-            if not cel.evaluate(condition["expression"], variables):
+            compiled = cel.compile_condition(condition["expression"])
+            if not compiled.matches(request, request["object"], request["oldObject"]):
                 return False
         except cel.CelError as error:
             problem = f"{condition.get('name', '')}: {error}"

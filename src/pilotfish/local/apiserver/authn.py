@@ -87,10 +87,8 @@ def impersonated(core: Core, http: web.BaseRequest, user: User) -> User:
         raise ApiError(500, "InternalError", "Internal error occurred: requested impersonation without a user name")
     allowed = core.authorizer.allowed
     account = name.split(":") if name.startswith("system:serviceaccount:") else []
-    if len(account) == 4:
-        asks = [("", "serviceaccounts", account[2], account[3])]
-    else:
-        asks = [("", "users", "", name)]
+    one = ("", "serviceaccounts", account[2], account[3]) if len(account) == 4 else ("", "users", "", name)
+    asks = [one]
     asks += [("", "groups", "", group) for group in groups]
     asks += [("authentication.k8s.io", "uids", "", uid)] if uid else []
     asks += [("authentication.k8s.io", f"userextras/{key}", "", v) for key, values in extra.items() for v in values]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import uuid
 from typing import TYPE_CHECKING
 
@@ -87,14 +88,17 @@ def _slice() -> Object:
 def ensure(core: Core) -> None:
     """Create what is missing; what the user has changed stays."""
     wanted = [*(_namespace(name) for name in NAMESPACES), _service(), _endpoints(), _slice()]
-    try:
-        from pilotfish.local.apiserver.types import rbac_bootstrap  # noqa: PLC0415
-
-        wanted += rbac_bootstrap.objects()
-    except ImportError:
-        pass
+    wanted += _roles()
     for obj in wanted:
         _create(core, obj)
+
+
+def _roles() -> list[Object]:
+    if importlib.util.find_spec("pilotfish.local.apiserver.types.rbac_bootstrap") is None:
+        return []
+    module = importlib.import_module("pilotfish.local.apiserver.types.rbac_bootstrap")
+    objects: list[Object] = module.objects()
+    return objects
 
 
 def _create(core: Core, obj: Object) -> None:

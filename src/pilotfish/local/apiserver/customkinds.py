@@ -1,4 +1,4 @@
-"""CustomResourceDefinitions in force: names accepted, kinds served, objects converted, all removed with the definition."""
+"""CustomResourceDefinitions in force: names accepted, kinds served, objects converted, all gone with the definition."""
 
 from __future__ import annotations
 
@@ -212,18 +212,18 @@ class CustomKinds:
         finally:
             instances.listeners.discard(noticed)
         bucket = self.core.store.bucket(BUCKET)
-        item = bucket.items.get(name)  # type: ignore[assignment]  # of the definition now
-        if item is None:
+        held = bucket.items.get(name)
+        if held is None:
             return
-        definition = item.decode()
+        definition = held.decode()
         left = [f for f in definition["metadata"].get("finalizers") or [] if f != FINALIZER]
         if left:
             definition["metadata"]["finalizers"] = left
-            self.core.store.put(bucket, name, definition, item)
+            self.core.store.put(bucket, name, definition, held)
             return
         definition["metadata"].pop("finalizers", None)
         resource = self.core.registry.of_kind(f"{GROUP}/v1", "CustomResourceDefinition")
-        last = self.core.store.delete(bucket, name, definition, item)
+        last = self.core.store.delete(bucket, name, definition, held)
         if resource is not None:
             self.deleted(resource, last)
 

@@ -51,7 +51,7 @@ def unsupported(*accepted: str) -> ApiError:
 
 def parse(body: bytes, media: str) -> Any:
     """JSON or YAML to plain values. Raises 415 for another format, 400 for a body that is not what it says."""
-    if media in _YAML and not body.lstrip()[:1] == b"{":
+    if media in _YAML and body.lstrip()[:1] != b"{":
         return _parse_yaml(body)
     if media in _JSON or media in _YAML:
         try:

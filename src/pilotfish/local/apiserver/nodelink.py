@@ -74,9 +74,14 @@ class NodeLink:
             await self._session.close()
 
 
+def _done(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
 async def _readable(loop: asyncio.AbstractEventLoop, link: socket.socket) -> None:
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(link, lambda: ready.done() or ready.set_result(None))
+    loop.add_reader(link, _done, ready)
     try:
         await ready
     finally:
@@ -92,7 +97,10 @@ class DialConnector(aiohttp.BaseConnector):
         self._where = where
 
     async def _create_connection(
-        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - overrides
     ) -> ResponseHandler:
         _ = traces, timeout
         try:

@@ -36,7 +36,7 @@ async def answer(core: Core, request: Request, pod: Object) -> web.StreamRespons
     if upgrade.wants_websocket(http):
         connection, pump = await upgraded.tunnel()
     else:
-        connection, pump = await upgraded.spdy(upgrade.spdy_protocol(http, ("portforward.k8s.io",)))
+        connection, pump = await upgraded.bare(upgrade.spdy_protocol(http, ("portforward.k8s.io",)))
     try:
         await first_of(connection.closed.wait(), asyncio.shield(pump))
     finally:

@@ -177,7 +177,7 @@ def _entry(type_: str, data: memoryview) -> tuple[str, Any]:
     return key, value
 
 
-def _value(type_: str, value: Any) -> Any:  # noqa: C901 (one line a type)
+def _value(type_: str, value: Any) -> Any:
     match type_:
         case "string":
             return bytes(value).decode()

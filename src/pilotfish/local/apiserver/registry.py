@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pilotfish.local.apiserver.resource import Resource
@@ -11,7 +11,7 @@ from pilotfish.local.apiserver.store import Bucket, Store
 if TYPE_CHECKING:
     from pilotfish.local.apiserver.schema import Schema
 
-Definitions = dict[str, dict[str, Any]]
+Definitions = Mapping[str, Mapping[str, Any]]
 
 
 class Registry:

@@ -108,7 +108,7 @@ class Resource:
     unconditional_update: bool = True
     """PUT without metadata.resourceVersion is taken."""
     status_on_create: bool = False
-    """A client may set `status` when it creates one (Node); otherwise it is dropped where a status subresource exists."""
+    """A client may set `status` when it creates one (Node); else it is dropped where there is a status subresource."""
     storage_version: str = ""
     """The version it is stored in, when several are served; empty means this one."""
     storage_group: str | None = None

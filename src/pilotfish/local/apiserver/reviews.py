@@ -134,7 +134,7 @@ def _self(core: Core, request: Request, obj: Object) -> Object:
     return {"userInfo": request.user.info()}
 
 
-_KINDS: dict[str, Callable[["Core", Request, Object], Object]] = {
+_KINDS: dict[str, Callable[[Core, Request, Object], Object]] = {
     "SelfSubjectAccessReview": _self_access,
     "SubjectAccessReview": _access,
     "LocalSubjectAccessReview": _local_access,

@@ -148,17 +148,17 @@ class _Parser:
             raise _unparsable(self.text, "found '', expected: '('")
         values = []
         expect_value = True
-        while (token := self.take()) != ")":
-            if not token:
+        while (word := self.take()) != ")":
+            if not word:
                 raise _unparsable(self.text, "found '', expected: ',' or ')'")
-            if token == ",":
+            if word == ",":
                 if expect_value:
                     values.append("")
                 expect_value = True
                 continue
-            for error in label_value_errors(token):
-                raise _unparsable(self.text, f'values: Invalid value: "{token}": {error}')
-            values.append(token)
+            for error in label_value_errors(word):
+                raise _unparsable(self.text, f'values: Invalid value: "{word}": {error}')
+            values.append(word)
             expect_value = False
         if expect_value:
             values.append("")

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from pilotfish.local.apiserver import authn, delete, documents, read, respond, subresources, watch, write
+from pilotfish.local.apiserver import authn, delete, documents, metrics, read, respond, subresources, watch, write
 from pilotfish.local.apiserver.core import Core
 from pilotfish.local.apiserver.errors import ApiError, internal
-from pilotfish.local.apiserver.request import Accept, Request, accepted, parse
+from pilotfish.local.apiserver.request import ANONYMOUS, Accept, Request, accepted, parse
 from pilotfish.local.apiserver.resource import Resource
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Server:
         try:
             query = http.query
             target = parse(http.method, http.rel_url.raw_path, query)
-            request = Request(http, target, authn.ANONYMOUS, query, Accept())
+            request = Request(http, target, ANONYMOUS, query, Accept())
             request.user = self.core.authenticator.user(self.core, http)
             request.user = authn.impersonated(self.core, http, request.user)
             self.core.authorizer.check(self.core, request.user, target)
@@ -75,6 +75,8 @@ class Server:
             raise not_allowed()
         if verb not in resource.verbs or verb not in _HANDLERS:
             raise not_allowed()
+        if resource.group == metrics.GROUP:
+            return await metrics.answer(self.core, request, resource)
         if not resource.stored:
             return await subresources.asked(self.core, request, resource)
         return await _HANDLERS[verb](self.core, request, resource)

@@ -130,10 +130,10 @@ class Allocator:
                 port["nodePort"] = number
             if number:
                 mine[number, protocol] = i
-        if kind == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local":
-            if not spec.get("healthCheckNodePort"):
-                kept = ((old or {}).get("spec") or {}).get("healthCheckNodePort")
-                spec["healthCheckNodePort"] = kept or self._random_port("TCP", mine)
+        local = kind == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
+        if local and not spec.get("healthCheckNodePort"):
+            kept = ((old or {}).get("spec") or {}).get("healthCheckNodePort")
+            spec["healthCheckNodePort"] = kept or self._random_port("TCP", mine)
 
     def _random_port(self, protocol: str, mine: dict[tuple[int, str], int]) -> int:
         start = random.randrange(len(network.NODE_PORTS))  # noqa: S311 (no secret)

@@ -6,6 +6,7 @@ acknowledged is with the operating system and survives the end of the process. E
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from bisect import bisect_left, insort
@@ -219,10 +220,8 @@ class Store:
     def close(self) -> None:
         if self._checkpointing:
             self._checkpointing.join()
-        try:
+        with contextlib.suppress(sqlite3.Error):  # then the log stays, and is read at the next start
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error:
-            pass  # the log stays and is read at the next start
         self._db.close()
 
     def __iter__(self) -> Iterator[Bucket]:
@@ -230,14 +229,9 @@ class Store:
 
 
 def _checkpoint(path: Path) -> None:
-    try:
-        db = sqlite3.connect(path, isolation_level=None)
-        try:
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        finally:
-            db.close()
-    except sqlite3.Error:
-        pass  # a full disk: writes report it, and the next checkpoint tries again
+    # On a full disk it fails: writes report that, and the next checkpoint tries again.
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def _refusal(error: sqlite3.Error, path: Path) -> ApiError:

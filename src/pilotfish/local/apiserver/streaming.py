@@ -210,7 +210,7 @@ async def _relay_spdy(request: Request, inside: aiohttp.ClientWebSocketResponse)
 
     upgraded = upgrade.Upgraded(request.http, accept)
     protocol = upgrade.spdy_protocol(request.http, (_V4, "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"))
-    connection, pump = await upgraded.spdy(protocol)
+    connection, pump = await upgraded.bare(protocol)
     try:
         async with asyncio.timeout(_STREAMS_SECONDS):
             await first_of(complete.wait(), connection.closed.wait())

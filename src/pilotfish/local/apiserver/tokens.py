@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +198,6 @@ def _is(obj: Object | None, uid: str | None) -> bool:
     return obj is not None and obj["metadata"]["uid"] == uid
 
 
-def _user(namespace: str, name: str, uid: str, extra: dict[str, tuple[str, ...]]) -> User:
+def _user(namespace: str, name: str, uid: str, extra: Mapping[str, tuple[str, ...]]) -> User:
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
     return User(f"system:serviceaccount:{namespace}:{name}", groups, uid, extra)

@@ -91,13 +91,13 @@ class Upgraded:
         self._accept = accept
         self.response: web.StreamResponse = _Taken()
 
-    async def spdy(self, protocol: str) -> tuple[spdy.Connection, asyncio.Task[None]]:
+    async def bare(self, protocol: str) -> tuple[spdy.Connection, asyncio.Task[None]]:
         """Answer an `Upgrade: SPDY/3.1`. The connection, and the task that reads it."""
         http = self._http
         transport = http.transport
-        if not isinstance(transport, asyncio.Transport) and transport is None:
+        if transport is None:
             raise ConnectionResetError("the client went away")
-        bare = _Bare(transport, http.protocol)  # type: ignore[arg-type]  # uvloop's transports are no subclasses
+        bare = _Bare(transport, http.protocol)
         head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
         if protocol:
             head += f"X-Stream-Protocol-Version: {protocol}\r\n"

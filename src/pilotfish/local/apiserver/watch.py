@@ -220,12 +220,12 @@ async def _initial(stream: _Stream, response: web.StreamResponse, state: list[It
         await response.write(b"".join(batch))
 
 
-async def _follow(stream: _Stream, response: web.StreamResponse, timeout: float) -> None:
+async def _follow(stream: _Stream, response: web.StreamResponse, seconds: float) -> None:
     """Write changes until the time is up, the kind is gone, or the client is."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + timeout
+    end = loop.time() + seconds
     bookmarks = stream.request.flag("allowWatchBookmarks")
-    next_bookmark = min(loop.time() + BOOKMARK_SECONDS, end - 1.0 if timeout > 2 else end)
+    next_bookmark = min(loop.time() + BOOKMARK_SECONDS, end - 1.0 if seconds > 2 else end)
     while (now := loop.time()) < end:
         if stream.overrun:
             await response.write(_error(gone("the client reads too slowly; list and watch again")))

@@ -76,7 +76,7 @@ async def read_object(core: Core, request: Request, resource: Resource) -> Objec
     return obj
 
 
-def check_namespace(core: Core, request: Request, resource: Resource, obj: Object) -> None:
+def check_namespace(request: Request, resource: Resource, obj: Object) -> None:
     """The namespaces of body and address agree."""
     given = obj["metadata"].get("namespace", "")
     if resource.namespaced and given and given != request.target.namespace:
@@ -122,7 +122,7 @@ async def create(core: Core, request: Request, resource: Resource) -> web.Stream
 
 async def insert(core: Core, request: Request, resource: Resource, obj: Object) -> Object:
     """Store a new object that a client sent: defaults, admission, validation, addresses. The object as stored."""
-    check_namespace(core, request, resource, obj)
+    check_namespace(request, resource, obj)
     metadata = obj["metadata"]
     if metadata.get("resourceVersion"):
         raise ApiError(500, "", "resourceVersion should not be set on objects to be created")
@@ -215,7 +215,7 @@ async def put(core: Core, request: Request, resource: Resource) -> web.StreamRes
         body["metadata"]["name"] = target.name
     elif given != target.name:
         raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({target.name})")
-    check_namespace(core, request, resource, body)
+    check_namespace(request, resource, body)
     _, _, item = find(core, resource, target.namespace, target.name)
     if item is None and resource.create_on_update and not target.subresource:
         if body["metadata"].get("uid"):
@@ -283,7 +283,7 @@ async def _apply(core: Core, request: Request, resource: Resource, body: bytes) 
     given = wanted["metadata"].get("name", "")
     if given and given != target.name:
         raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({target.name})")
-    check_namespace(core, request, resource, wanted)
+    check_namespace(request, resource, wanted)
     if request.field_validation != "Ignore" and (repeated := decode.duplicates(body, "application/yaml")):
         if request.field_validation == "Strict":
             raise bad_request("error strict decoding YAML: " + ", ".join(repeated))
