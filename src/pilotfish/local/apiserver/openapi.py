@@ -248,7 +248,7 @@ def _reached(paths: OpenApi, resources: Iterable[Resource], definitions: Definit
         if schema is None:
             found[name] = {"type": "object"}
             continue
-        found[name] = schema if prefix == _V3 else _moved(schema)
+        found[name] = _published(schema, prefix)
         wanted |= set(_references(schema)) - found.keys()
     return dict(sorted(found.items()))
 
@@ -274,14 +274,19 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(item)
 
 
-def _moved(value: Any) -> Any:
-    """A schema with its references as Swagger 2.0 has them."""
+_INTERNAL = "x-omit-zero"
+"""An extension of ours that tells how a field is printed; it is nobody else's business."""
+
+
+def _published(value: Any, prefix: str) -> Any:
+    """A schema as the document has it: its references begin with `prefix`."""
     if isinstance(value, Mapping):
         return {
-            key: item.replace(_V3, _V2) if key == "$ref" and isinstance(item, str) else _moved(item)
+            key: item.replace(_V3, prefix) if key == "$ref" and isinstance(item, str) else _published(item, prefix)
             for key, item in value.items()
+            if key != _INTERNAL and not (key == "default" and item is None)
         }
-    return [_moved(item) for item in value] if isinstance(value, list) else value
+    return [_published(item, prefix) for item in value] if isinstance(value, list) else value
 
 
 def _whole(resource: Resource, definition: Mapping[str, Any]) -> OpenApi:

@@ -81,6 +81,7 @@ class Schema:
         "negated",
         "nullable",
         "omit_zero",
+        "omit_zero",
         "one_of",
         "patch_merge_key",
         "patch_strategy",
@@ -113,6 +114,8 @@ class Schema:
     """A scalar that is left out when it is zero (`x-omit-zero`: in Go it is no pointer)."""
     int_or_string: bool
     quantity: bool
+    omit_zero: bool
+    """In Go it is no pointer and is left out when it is zero."""
     preserve_unknown: bool
     embedded: bool
     list_type: str
@@ -169,6 +172,7 @@ class Schema:
         self.all_of = self.any_of = self.one_of = self.validations = ()
         self.omit_zero = False
         self.nullable = self.int_or_string = self.quantity = self.preserve_unknown = self.embedded = False
+        self.omit_zero = False
         self.structural = self.status_subresource = self.resource_root = self.unique_items = False
         self.exclusive_minimum = self.exclusive_maximum = False
         self.list_type, self.map_type = "atomic", "granular"
@@ -261,6 +265,8 @@ def _common(node: Schema, openapi: OpenApi) -> None:
         node.int_or_string = True
     if node.format == _QUANTITY:
         node.quantity = True
+    if get("x-omit-zero"):
+        node.omit_zero = True
     if get("x-kubernetes-preserve-unknown-fields"):
         node.preserve_unknown = True
     if get("x-kubernetes-embedded-resource"):
