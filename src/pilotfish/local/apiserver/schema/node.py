@@ -81,7 +81,6 @@ class Schema:
         "negated",
         "nullable",
         "omit_zero",
-        "omit_zero",
         "one_of",
         "patch_merge_key",
         "patch_strategy",
@@ -114,8 +113,6 @@ class Schema:
     """A scalar that is left out when it is zero (`x-omit-zero`: in Go it is no pointer)."""
     int_or_string: bool
     quantity: bool
-    omit_zero: bool
-    """In Go it is no pointer and is left out when it is zero."""
     preserve_unknown: bool
     embedded: bool
     list_type: str
@@ -170,7 +167,6 @@ class Schema:
         self.items = self.additional = self.negated = None
         self.required = self.map_keys = self.default_keys = self.default_children = self.item_keys = ()
         self.all_of = self.any_of = self.one_of = self.validations = ()
-        self.omit_zero = False
         self.nullable = self.int_or_string = self.quantity = self.preserve_unknown = self.embedded = False
         self.omit_zero = False
         self.structural = self.status_subresource = self.resource_root = self.unique_items = False
@@ -265,8 +261,6 @@ def _common(node: Schema, openapi: OpenApi) -> None:
         node.int_or_string = True
     if node.format == _QUANTITY:
         node.quantity = True
-    if get("x-omit-zero"):
-        node.omit_zero = True
     if get("x-kubernetes-preserve-unknown-fields"):
         node.preserve_unknown = True
     if get("x-kubernetes-embedded-resource"):
