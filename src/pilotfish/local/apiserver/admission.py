@@ -23,6 +23,7 @@ from pilotfish.local.apiserver.errors import ApiError, forbidden, internal
 from pilotfish.local.apiserver.request import Request
 from pilotfish.local.apiserver.resource import Object, Resource
 from pilotfish.local.apiserver.selectors import match_labels
+from pilotfish.local.apiserver.types import admission as builtin
 from pilotfish.local.apiserver.webhooks import Caller, WebhookError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Admission:
     ) -> Object:
         """The object as mutating admission leaves it."""
         attempt = Attempt(core, request, resource, operation, obj, old, {})
-        _built_in_mutate(attempt)
+        await _built_in_mutate(attempt)
         hooks = [h for h in self._configured(core, "mutating") if _concerned(resource)]
         if not hooks:
             return _object(attempt)
@@ -82,7 +83,7 @@ class Admission:
                 eligible.add(i)
         if changed:
             before = copy.deepcopy(attempt.obj)
-            _built_in_mutate(attempt)
+            await _built_in_mutate(attempt)
             if attempt.obj != before:
                 again |= eligible
             for i in sorted(again):
@@ -380,9 +381,37 @@ def _denied(name: str, status: Object) -> ApiError:
 # ------------------------------------------------------------------------------------------------------------ built in
 
 
-def _built_in_mutate(attempt: Attempt) -> None:
+@dataclass(frozen=True)
+class _Stored:
+    """The stored objects, as the admission of built-in kinds reads them."""
+
+    core: Core
+
+    def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object | None:
+        return self.core.get(api_version, kind, namespace, name)
+
+    def list(self, api_version: str, kind: str, namespace: str) -> list[Object]:
+        resource = self.core.registry.of_kind(api_version, kind)
+        if resource is None:
+            return []
+        bucket = self.core.registry.bucket(resource)
+        return [bucket.items[key].decode() for key in bucket.range(f"{namespace}/" if namespace else "")]
+
+
+async def _built_in_mutate(attempt: Attempt) -> None:
     """What the server itself changes."""
+    obj = attempt.obj
+    if obj is None or attempt.request.target.subresource:
+        return
+    stored = _Stored(attempt.core)
+    for _ in range(20):
+        if not builtin.needs_account(attempt.resource, attempt.operation, obj, stored):
+            break
+        await asyncio.sleep(0.1)
+    builtin.mutate(attempt.resource, attempt.operation, obj, attempt.old, stored)
 
 
 def _built_in_validate(attempt: Attempt) -> None:
     """What the server itself refuses."""
+    if attempt.obj is not None and not attempt.request.target.subresource:
+        builtin.validate(attempt.resource, attempt.operation, attempt.obj, attempt.old, _Stored(attempt.core))
