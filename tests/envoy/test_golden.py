@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from tests.envoy.harness import Case, dump, everything, validate
 
 CASES = sorted((Path(__file__).parent / "golden").glob("*.in.yaml"))

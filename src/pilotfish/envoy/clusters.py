@@ -19,6 +19,7 @@ from pilotfish.envoy.values import (
     metadata,
     number,
     seconds,
+    struct,
 )
 from pilotfish.mesh import authentication, destination_rules, endpoints
 from pilotfish.mesh.config import mesh
@@ -305,7 +306,7 @@ def _security(
 
 
 _RAW = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
-_TLS_MODE = {"fields": {"tlsMode": {"string_value": "istio"}}}
+_TLS_MODE = struct({"tlsMode": "istio"})
 _PROXY_PROTOCOL = "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport"
 
 

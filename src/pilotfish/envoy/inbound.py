@@ -370,7 +370,7 @@ def _policy(db: Db, view: View, port: Port) -> TrafficPolicy:
 def _metadata(db: Db, port: Port) -> Fields:
     found = services.service(db, *port.key) if port.key is not None else None
     if found is None:
-        return metadata(istio={})
+        return {}
     return metadata(istio={"services": [{"host": found.host, "name": found.name, "namespace": found.namespace}]})
 
 

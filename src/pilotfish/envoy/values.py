@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from pilotfish.envoy.proto import Fields, extension
+from google.protobuf.message import Message
+
+from pilotfish.envoy.proto import Fields, extension, message
 
 DAY = 86_400
 
@@ -49,23 +51,11 @@ def cidr(text: str) -> Fields:
     return {"address_prefix": ip, "prefix_len": number(int(length) if length else 128 if ":" in ip else 32)}
 
 
-def struct(values: Mapping[str, Any]) -> Fields:
-    """A google.protobuf.Struct."""
-    return {"fields": {k: _value(v) for k, v in values.items()}}
-
-
-def _value(value: Any) -> Fields:
-    if value is None:
-        return {"null_value": "NULL_VALUE"}
-    if isinstance(value, bool):
-        return {"bool_value": value}
-    if isinstance(value, (int, float)):
-        return {"number_value": value}
-    if isinstance(value, str):
-        return {"string_value": value}
-    if isinstance(value, Mapping):
-        return {"struct_value": struct(value)}
-    return {"list_value": {"values": [_value(v) for v in value]}}
+def struct(values: Mapping[str, Any]) -> Message:
+    """A google.protobuf.Struct. A message, for a dictionary would mean one thing in a field and another in a map."""
+    made: Any = message("google.protobuf.Struct")()
+    made.update(values)
+    return cast("Message", made)
 
 
 def metadata(**filters: Mapping[str, Any]) -> Fields:
