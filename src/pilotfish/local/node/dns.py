@@ -286,8 +286,7 @@ class Resolver:
             reply.add_ar(record)
         if not found.records:
             reply.add_auth(self._soa)
-        packed: bytes = reply.pack()
-        return packed[2:]
+        return bytes(reply.pack()[2:])
 
     def lookup(self, name: str) -> str | None:
         """The first address of a name, for callers in this process."""
@@ -309,8 +308,7 @@ def _edns_size(request: bytes) -> int:
 def _truncated(request: bytes) -> bytes:
     query = DNSRecord.parse(request)
     header = DNSHeader(id=query.header.id, qr=1, aa=1, tc=1, rd=query.header.rd, ra=1)
-    packed: bytes = DNSRecord(header, q=query.q).pack()
-    return packed
+    return bytes(DNSRecord(header, q=query.q).pack())
 
 
 class _Udp(asyncio.DatagramProtocol):

@@ -150,9 +150,7 @@ async def _grpc(action: Object, target: Target) -> Outcome:
 
     channel = Channel(target.ip, target.port(action["port"]))
     try:
-        answer = await HealthStub(channel).Check(
-            HealthCheckRequest(service=action.get("service") or ""), metadata={"user-agent": USER_AGENT}
-        )
+        answer = await HealthStub(channel).Check(HealthCheckRequest(service=action.get("service") or ""))
     except GRPCError as error:
         return Outcome(False, f"service unhealthy: {error.status.name} {error.message or ''}".strip())
     except OSError as error:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -104,7 +105,7 @@ class _Side(asyncio.Protocol):
         self.closed = True
         if self.peer is not None and self.peer.transport is not None:
             if exc is not None:
-                self.peer.transport.abort()
+                _reset(self.peer.transport)
             else:
                 self.peer.transport.close()
 
@@ -128,7 +129,7 @@ class _Outside(_Side):
         try:
             _, inner = await asyncio.get_running_loop().create_connection(_Side, self._target.host, self._target.port)
         except OSError:
-            self.transport.abort()
+            _reset(self.transport)
             return
         if self.closed:
             assert inner.transport is not None  # noqa: S101 - it is connected
@@ -136,6 +137,14 @@ class _Outside(_Side):
             return
         self.peer, inner.peer = inner, self
         self.transport.resume_reading()
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Close with a reset, which is what a refused connection looks like from behind a relay."""
+    raw = transport.get_extra_info("socket")
+    if raw is not None:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 @dataclass
