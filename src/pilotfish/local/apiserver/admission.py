@@ -23,7 +23,7 @@ from pilotfish.local.apiserver.errors import ApiError, forbidden, internal
 from pilotfish.local.apiserver.request import Request
 from pilotfish.local.apiserver.resource import Object, Resource
 from pilotfish.local.apiserver.selectors import match_labels
-from pilotfish.local.apiserver.types import admission as builtin
+from pilotfish.local.apiserver.types import admission as built_in
 from pilotfish.local.apiserver.webhooks import Caller, WebhookError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GROUP = "admissionregistration.k8s.io"
+_ACCOUNT_SECONDS = 3
 _OPTIONS = {"CREATE": "CreateOptions", "UPDATE": "UpdateOptions", "DELETE": "DeleteOptions"}
 
 
@@ -66,7 +67,8 @@ class Admission:
     ) -> Object:
         """The object as mutating admission leaves it."""
         attempt = Attempt(core, request, resource, operation, obj, old, {})
-        await _built_in_mutate(attempt)
+        await _account_made(attempt)
+        _built_in_mutate(attempt)
         hooks = [h for h in self._configured(core, "mutating") if _concerned(resource)]
         if not hooks:
             return _object(attempt)
@@ -83,7 +85,7 @@ class Admission:
                 eligible.add(i)
         if changed:
             before = copy.deepcopy(attempt.obj)
-            await _built_in_mutate(attempt)
+            _built_in_mutate(attempt)
             if attempt.obj != before:
                 again |= eligible
             for i in sorted(again):
@@ -381,37 +383,36 @@ def _denied(name: str, status: Object) -> ApiError:
 # ------------------------------------------------------------------------------------------------------------ built in
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """The stored objects, as the admission of built-in kinds reads them."""
-
-    core: Core
-
-    def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object | None:
-        return self.core.get(api_version, kind, namespace, name)
-
-    def list(self, api_version: str, kind: str, namespace: str) -> list[Object]:
-        resource = self.core.registry.of_kind(api_version, kind)
-        if resource is None:
-            return []
-        bucket = self.core.registry.bucket(resource)
-        return [bucket.items[key].decode() for key in bucket.range(f"{namespace}/" if namespace else "")]
-
-
-async def _built_in_mutate(attempt: Attempt) -> None:
-    """What the server itself changes."""
-    obj = attempt.obj
-    if obj is None or attempt.request.target.subresource:
+async def _account_made(attempt: Attempt) -> None:
+    """A controller makes a namespace's default account moments after the namespace; pods wait for it."""
+    obj, core = _object(attempt), attempt.core
+    if not built_in.needs_account(attempt.resource, attempt.operation, obj, core):
         return
-    stored = _Stored(attempt.core)
-    for _ in range(20):
-        if not builtin.needs_account(attempt.resource, attempt.operation, obj, stored):
-            break
-        await asyncio.sleep(0.1)
-    builtin.mutate(attempt.resource, attempt.operation, obj, attempt.old, stored)
+    made = asyncio.Event()
+
+    def noticed(_: object) -> None:
+        made.set()
+
+    accounts = core.store.bucket("/serviceaccounts")
+    accounts.listeners.add(noticed)
+    try:
+        async with asyncio.timeout(_ACCOUNT_SECONDS):
+            while built_in.needs_account(attempt.resource, attempt.operation, obj, core):
+                made.clear()
+                await made.wait()
+    except TimeoutError:
+        pass  # admission says what is missing
+    finally:
+        accounts.listeners.discard(noticed)
+
+
+def _built_in_mutate(attempt: Attempt) -> None:
+    """What the server itself changes."""
+    if attempt.obj is not None and not attempt.request.target.subresource:
+        built_in.mutate(attempt.resource, attempt.operation, attempt.obj, attempt.old, attempt.core)
 
 
 def _built_in_validate(attempt: Attempt) -> None:
     """What the server itself refuses."""
     if attempt.obj is not None and not attempt.request.target.subresource:
-        builtin.validate(attempt.resource, attempt.operation, attempt.obj, attempt.old, _Stored(attempt.core))
+        built_in.validate(attempt.resource, attempt.operation, attempt.obj, attempt.old, attempt.core)

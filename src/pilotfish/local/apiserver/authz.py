@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pilotfish.local.apiserver.errors import ApiError, forbidden
+from pilotfish.local.apiserver.errors import ApiError, forbidden, not_found
 from pilotfish.local.apiserver.request import Request, Target, User
 from pilotfish.local.apiserver.resource import Object, Resource
 from pilotfish.local.apiserver.store import Bucket
@@ -131,6 +131,7 @@ class Authorizer:
             return
         namespace = obj["metadata"].get("namespace", "")
         name = obj["metadata"].get("name", "")
+        missing_role = False
         if resource.kind in ("Role", "ClusterRole"):
             if old is not None and (old.get("rules") or []) == (obj.get("rules") or []):
                 return
@@ -141,12 +142,16 @@ class Authorizer:
             ref = obj["roleRef"]
             where = namespace if ref["kind"] == "Role" else ""
             self._refresh(core)
-            verb, wanted, target = "bind", self._rules.get((where, ref["name"]), []), ref["name"]
+            verb, target = "bind", ref["name"]
+            wanted = self._rules.get((where, ref["name"])) or []
+            missing_role = (where, ref["name"]) not in self._rules
         plural = resource.plural
         if verb == "bind":
             plural = "roles" if obj["roleRef"]["kind"] == "Role" else "clusterroles"
         if self.allowed(core, request.user, verb, GROUP, plural, "", namespace, target):
             return
+        if missing_role:
+            raise not_found(plural, GROUP, target)
         owned = self.rules(core, request.user, namespace)
         missing = [rule for rule in wanted if not _covered(rule, owned)]
         if missing:

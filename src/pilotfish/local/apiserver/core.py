@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pilotfish.local.apiserver.services import Allocator
     from pilotfish.local.apiserver.tokens import Tokens
 
+Objects = list[Object]
+
 encode = msgspec.json.Encoder().encode
 
 
@@ -49,7 +51,15 @@ class Core:
         item = self.registry.bucket(resource).items.get(f"{namespace}/{name}" if namespace else name)
         return item.decode() if item else None
 
-    async def convert(self, resource: Resource, objects: Sequence[Object], api_version: str) -> list[Object]:
+    def list(self, api_version: str, kind: str, namespace: str) -> Objects:
+        """Stored objects of a kind, of one namespace or (with none) of all, for the server's own use."""
+        resource = self.registry.of_kind(api_version, kind)
+        if resource is None:
+            return []
+        bucket = self.registry.bucket(resource)
+        return [bucket.items[key].decode() for key in bucket.range(f"{namespace}/" if namespace else "")]
+
+    async def convert(self, resource: Resource, objects: Sequence[Object], api_version: str) -> Objects:
         """Objects of any served version, as `api_version`. One webhook call at most."""
         if all(obj["apiVersion"] == api_version for obj in objects):
             return list(objects)

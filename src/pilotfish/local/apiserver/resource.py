@@ -22,6 +22,9 @@ class Strategy:
     Metadata common to all kinds (names, labels, generation, deletion) is the server's, not the strategy's.
     """
 
+    deprecation: str = ""
+    """A warning that goes with every answer about the kind."""
+
     def default(self, obj: Object) -> None:
         """Fill in, in place, the defaults that the schema cannot express."""
 
@@ -52,7 +55,7 @@ class Strategy:
         return []
 
     def field_labels(self, obj: Object) -> Mapping[str, str]:
-        """Values for field selectors beyond metadata.name and metadata.namespace, e.g. `{"status.phase": "Running"}`."""
+        """Values for field selectors besides metadata.name and metadata.namespace: `{"status.phase": "Running"}`."""
         return {}
 
 

@@ -65,6 +65,8 @@ class Server:
             return documents.not_found()
         if resource.namespaced and not target.namespace and (target.name or target.verb == "create"):
             return documents.not_found()
+        if resource.strategy.deprecation:
+            request.warnings.append(resource.strategy.deprecation)
         if target.subresource:
             sub = resource.subresources.get(target.subresource)
             if sub is None:
