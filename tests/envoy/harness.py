@@ -92,8 +92,10 @@ def bootstrap(resources: Mapping[str, Mapping[str, Any]], *, admin: str = "") ->
             "explicit_http_config": {"http2_protocol_options": {}},
         }
     }
-    for name in ("xds", "sds-grpc", "zipkin"):
-        clusters.append({"name": name, "type": "STATIC", "typed_extension_protocol_options": h2})
+    clusters += [
+        {"name": name, "type": "STATIC", "typed_extension_protocol_options": h2}
+        for name in ("xds", "sds-grpc", "zipkin")
+    ]
     result: dict[str, Any] = {
         "node": {"id": "test", "cluster": "test"},
         "dynamic_resources": {

@@ -304,7 +304,7 @@ def _action(
     action: Fields = {}
     timeout = rule.timeout if rule.timeout is not None else 0
     action["timeout"] = duration(timeout)
-    action["max_stream_duration"] = {"grpc_timeout_header_max": duration(timeout)}
+    action["max_grpc_timeout"] = duration(timeout)  # its successor, max_stream_duration, would switch `timeout` off
     operation = ""
     weighted = [r for r in rule.route if r.weight > 0] if len(rule.route) > 1 else list(rule.route)
     targets = [_target(db, caller, r.destination, port) for r in weighted]
@@ -597,7 +597,7 @@ def default_route(db: Db, caller: Caller, key: ServiceKey, port: int) -> Fields:
     action: Fields = {
         "cluster": to.cluster,
         "timeout": duration(0),
-        "max_stream_duration": {"grpc_timeout_header_max": duration(0)},
+        "max_grpc_timeout": duration(0),
     }
     if (policy := retry_policy(mesh(db).default_http_retry_policy, hashed=bool(hashed))) is not None:
         action["retry_policy"] = policy

@@ -169,7 +169,7 @@ def catch_all(db: Db, scope: Scope) -> bytes:
             "route": {
                 "cluster": cluster,
                 "timeout": seconds(0),
-                "max_stream_duration": {"grpc_timeout_header_max": seconds(0)},
+                "max_grpc_timeout": seconds(0),
             },
         }
     name = route["name"]
