@@ -98,7 +98,7 @@ def _one_rule(
 
 def _expensive(path: str, checked: Any, place: cost.Place, total: cost.Total) -> Iterator[FieldError]:
     estimate = cost.estimate(checked.serialize(), place)
-    if estimate > cost.RULE:
+    if estimate > cost.RULE * cost.DOUBT:
         yield FieldError.forbidden(path, cost.message("estimated rule cost", estimate, cost.RULE))
     total.add(path, estimate)
 
