@@ -136,11 +136,9 @@ def _type_error(s: Schema, value: Any, path: str) -> FieldError | None:
         return None
     else:
         wanted = s.type
-    shown = type_name(value) if type(value) in (dict, list) or value is None else value
+    name = type_name(value)  # Kubernetes shows the type in place of the value
     return FieldError.type_invalid(
-        path,
-        shown,
-        f"{path or '<nil>'} in body must be of type {wanted}: {json.dumps(type_name(value))}",
+        path or _NO_PATH, name, f"{path} in body must be of type {wanted}: {json.dumps(name)}"
     )
 
 
