@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -74,7 +75,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         try:
-            client = Client(kubeconfig.load(self.options.kubeconfig), user_agent="pilotfishd")
+            client = Client(_access(self.options), user_agent="pilotfishd")
         except KubeError as error:
             raise StartError(f"no access to a Kubernetes API: {error}") from error
         async with client, asyncio.TaskGroup() as tasks:
@@ -253,6 +254,19 @@ class Daemon:
             log.info("the authority has changed")
             self.authority = loaded
         serving.refresh()
+
+
+def _access(options: Options) -> kubeconfig.Config:
+    """The kubeconfig that was given, else that of `$KUBECONFIG` if it is there, else the pod's service account.
+
+    The chart always sets `$KUBECONFIG`, to a Secret that only an external control plane has.
+    """
+    if options.kubeconfig is not None:
+        return kubeconfig.load(options.kubeconfig)
+    mounted = Path(options.environment.get("KUBECONFIG", ""))
+    if "KUBERNETES_SERVICE_HOST" in options.environment and not mounted.is_file():
+        return kubeconfig.in_cluster()
+    return kubeconfig.load()
 
 
 class _Stopped(Exception):  # noqa: N818 (a way out, not an error)
