@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from dnslib import AAAA, QTYPE, RCODE, RR, A, DNSError, DNSRecord
@@ -22,6 +20,7 @@ from grpclib.exceptions import StreamTerminatedError
 from pilotfish.agent.certificates import BytesCodec, Certificates, split_address
 from pilotfish.agent.options import Options
 from pilotfish.agent.protowire import chunk, fields, texts
+from pilotfish.tls import load_key_pair
 
 log = logging.getLogger(__name__)
 
@@ -120,11 +119,7 @@ class NameFeed:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cadata=current.roots.decode())
         context.set_alpn_protocols(["h2"])
-        with tempfile.TemporaryDirectory(prefix="pilotfish-agent-") as folder:
-            pair = Path(folder, "pair.pem")  # the ssl module reads keys from files only
-            pair.touch(mode=0o600)
-            pair.write_bytes(current.key + current.chain)
-            context.load_cert_chain(pair)
+        load_key_pair(context, current.chain, current.key)
         return context
 
     def _request(self, nonce: str = "", version: str = "") -> bytes:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ssl
-import tempfile
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from pilotfish.ca.authority import Authority, utc_now
+from pilotfish.tls import load_key_pair
 
 LIFETIME = timedelta(days=365)
 RENEW_EARLIER = timedelta(days=30)
@@ -41,14 +40,8 @@ class ServingCertificate:
         if authority is self._signer and utc_now() < self._until - RENEW_EARLIER:
             return False
         key, chain = authority.sign_server(self._names, LIFETIME, utc_now())
-        # The ssl module reads keys from files only; this one is ours alone and gone at once.
-        with tempfile.TemporaryDirectory(prefix="pilotfishd-") as folder:
-            key_file, chain_file = Path(folder, "key.pem"), Path(folder, "chain.pem")
-            key_file.touch(mode=0o600)
-            key_file.write_bytes(key)
-            chain_file.write_bytes(chain)
-            for context in (self.grpc, self.https):
-                context.load_cert_chain(chain_file, key_file)
+        for context in (self.grpc, self.https):
+            load_key_pair(context, chain, key)
         self.grpc.load_verify_locations(cadata=authority.root_pem.decode())
         self._signer = authority
         self._until = min(utc_now() + LIFETIME, authority.certificate.not_valid_after_utc)
