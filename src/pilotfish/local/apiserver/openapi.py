@@ -277,13 +277,17 @@ def _references(value: Any) -> Iterator[str]:
 
 _INTERNAL = "x-omit-zero"
 """An extension of ours that tells how a field is printed; it is nobody else's business."""
+_RENAMED = {"x-enum": "enum"}
+"""What built-in kinds may hold is checked by their strategies, but published like the enums of custom kinds."""
 
 
 def _published(value: Any, prefix: str) -> Any:
     """A schema as the document has it: its references begin with `prefix`."""
     if isinstance(value, Mapping):
         return {
-            key: item.replace(_V3, prefix) if key == "$ref" and isinstance(item, str) else _published(item, prefix)
+            _RENAMED.get(key, key): item.replace(_V3, prefix)
+            if key == "$ref" and isinstance(item, str)
+            else _published(item, prefix)
             for key, item in value.items()
             if key != _INTERNAL and not (key == "default" and item is None)
         }

@@ -13,6 +13,8 @@ Marks, in this order:
 - `merge(key)`: how strategic merge patch joins a list (`merge()`: one of scalars)
 - `retainKeys`: strategic merge patch drops the keys it does not name
 - `= value`: the value of an absent field, as JSON
+- `oneof(a|b)`: the values it can have, also of each item of a list; `signal` stands for the names of all signals.
+  Published as `enum`, but checked by the strategies, which say it as Kubernetes does; hence `x-enum`
 """
 
 from __future__ import annotations
@@ -71,9 +73,20 @@ _DESCRIPTIONS = {
 _FIELD = re.compile(
     r"  (?P<name>[\w$-]+): (?P<type>[\w.\[\]]+)(?P<pointer>\*)?(?P<required>!\??)?"
     r"(?: (?P<list>atomic|granular|set|map\([\w,]+\)))?(?: merge\((?P<merge>\w*)\))?(?P<retain> retainKeys)?"
-    r"(?: = (?P<default>\S+))?(?:  # (?P<text>.*))?"
+    r"(?: = (?P<default>\S+))?(?: oneof\((?P<oneof>[^)]*)\))?(?:  # (?P<text>.*))?"
 )
 _TYPE = re.compile(r"(?P<what>kind|type) (?P<name>\w+)(?P<single> single)?(?P<atomic> atomic)?(?:  # (?P<text>.*))?")
+
+
+_SIGNALS = (
+    "ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT SEGV STKFLT STOP SYS TERM "
+    "TRAP TSTP TTIN TTOU URG USR1 USR2 VTALRM WINCH XCPU XFSZ RTMIN RTMAX"
+)
+
+
+def _signals() -> list[str]:
+    names = _SIGNALS.split() + [f"RTMIN+{i}" for i in range(1, 16)] + [f"RTMAX-{i}" for i in range(1, 15)]
+    return sorted(f"SIG{name}" for name in names)
 
 
 def ref(name: str) -> Schema:
@@ -142,6 +155,14 @@ class _Expander:
             extra["default"] = _ZERO[match["type"]]
         if match["type"] in _ZERO and not match["pointer"] and not match["required"]:
             extra["x-omit-zero"] = True
+        kind = self.type(match["type"], package)
+        if match["oneof"] is not None:
+            allowed = _signals() if match["oneof"] == "signal" else match["oneof"].split("|")
+            within = next((key for key in ("items", "additionalProperties") if key in kind), None)
+            if within:
+                kind = kind | {within: kind[within] | {"x-enum": allowed}}
+            else:
+                extra["x-enum"] = allowed
         listing = match["list"] or ""
         is_list = match["type"].startswith("[]")
         if listing.startswith("map("):
@@ -154,7 +175,7 @@ class _Expander:
                 extra["x-kubernetes-patch-merge-key"] = match["merge"]
         elif match["retain"]:
             extra["x-kubernetes-patch-strategy"] = "retainKeys"
-        schema = _described(self.type(match["type"], package), match["text"], extra)
+        schema = _described(kind, match["text"], extra)
         return match["name"], schema, bool(match["required"])
 
     def expand(self, package: _Package) -> None:

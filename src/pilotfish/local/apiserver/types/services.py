@@ -488,6 +488,7 @@ def _row(obj: Object) -> list[Any]:
 
 class EndpointsKind(Kind):
     deprecation = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
+
     def default(self, obj: Object) -> None:
         for subset in obj.get("subsets") or ():
             for port in subset.get("ports") or ():
