@@ -7,7 +7,7 @@ listener learns the original destination from a PROXY protocol header instead of
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import itertools
 import json
 import os
@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
+import yaml
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from tests.envoy.harness import bootstrap, serialise
 
 from pilotfish.envoy import proto
-from tests.envoy.harness import bootstrap, serialise
 
 DEFAULT_ID = "spiffe://cluster.local/ns/default/sa/default"
 _COUNTER = itertools.count(1)
@@ -58,15 +59,15 @@ class Authority:
     def _sign(
         self, subject: x509.Name, issuer: x509.Name, key: Any, *extensions: x509.ExtensionType
     ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(issuer)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(hours=1))
+            .not_valid_before(now - dt.timedelta(minutes=5))
+            .not_valid_after(now + dt.timedelta(hours=1))
         )
         for extension in extensions:
             builder = builder.add_extension(extension, critical=True)
@@ -121,10 +122,8 @@ class Backend:
         app.router.add_route("*", "/{tail:.*}", self._answer)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        site = web.TCPSite(runner, self.ip, self.port)
-        await site.start()
-        assert site._server is not None
-        self.port = site._server.sockets[0].getsockname()[1]
+        await web.TCPSite(runner, self.ip, self.port).start()
+        self.port = runner.addresses[0][1]
         try:
             yield self
         finally:
@@ -132,6 +131,8 @@ class Backend:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         headers = {k.lower(): v for k, v in request.headers.items()}
+        if request.path == "/ws":
+            return await self._echo(request)
         self.seen.append({**headers, ":path": request.path_qs, ":method": request.method})
         parts = request.path.strip("/").split("/")
         status = 200
@@ -143,6 +144,13 @@ class Backend:
             count = self._failed[request.path] = self._failed.get(request.path, 0) + 1
             status = 503 if count <= int(parts[1]) else 200
         return web.json_response({"name": self.name, "path": request.path_qs, "headers": headers}, status=status)
+
+    async def _echo(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(message.data)
+        return socket
 
 
 class Reply(NamedTuple):
@@ -172,9 +180,11 @@ class Envoy:
     async def ask(self, path: str, method: str = "GET") -> str:
         """The admin interface."""
         connector = aiohttp.UnixConnector(str(self.admin))
-        async with aiohttp.ClientSession(connector=connector) as session:
-            async with session.request(method, f"http://admin{path}") as reply:
-                return await reply.text()
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, f"http://admin{path}") as reply,
+        ):
+            return await reply.text()
 
     async def request(
         self,
@@ -222,9 +232,7 @@ def adapted(resources: Mapping[str, Mapping[str, Any]], ip: str, credentials: Cr
 def _rebound(listener: Any, ip: str) -> Any:
     made = {k: v for k, v in listener.items() if k not in ("bind_to_port", "use_original_dst", "transparent")}
     where = listener["address"]["socket_address"]
-    made["address"] = {
-        "socket_address": {**where, "address": ip if where["address"] == "0.0.0.0" else where["address"]}
-    }
+    made["address"] = {"socket_address": {**where, "address": ip}}
     if listener["name"] == "virtualInbound":
         proxy = {
             "name": "envoy.filters.listener.proxy_protocol",
@@ -251,7 +259,7 @@ async def running(
     resources: Mapping[str, Mapping[str, Any]], ip: str, folder: Path, credentials: Credentials | None = None
 ) -> AsyncIterator[Envoy]:
     """Start Envoy, wait until its listeners are up, stop it at the end."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  local and small
     envoy = Envoy(ip, folder)
     configuration = bootstrap(adapted(resources, ip, credentials), admin=str(envoy.admin))
     configuration.pop("dynamic_resources")
@@ -301,8 +309,6 @@ def service(
 
     Each backend is an endpoint of every port of the Service.
     """
-    import yaml  # noqa: PLC0415
-
     declared = yaml.safe_load(ports)
     text = f"""
 apiVersion: v1

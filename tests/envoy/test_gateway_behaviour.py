@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-
 from tests.envoy import rig
 from tests.envoy.harness import Case, everything
 from tests.envoy.rig import Backend, Envoy
@@ -64,9 +63,14 @@ V1, V2 = "{destination: {host: web, subset: v1}}", "{destination: {host: web, su
 async def test_matches_choose_routes(tmp_path: Path) -> None:
     """Conditions in a match are ANDed, matches are ORed, the first rule that holds wins, and no rule means 404."""
     text = routes(f"""
-    - match: [{{headers: {{end-user: {{exact: admin}}}}, uri: {{prefix: /a}}}}, {{queryParams: {{dark: {{exact: "1"}}}}}}]
+    - match:
+        - {{headers: {{end-user: {{exact: admin}}}}, uri: {{prefix: /a}}}}
+        - {{queryParams: {{dark: {{exact: "1"}}}}}}
       route: [{V2}]
-    - match: [{{headers: {{x: {{regex: "a+b"}}}}}}, {{method: {{exact: POST}}}}, {{withoutHeaders: {{must: {{}}}}, uri: {{exact: /no}}}}]
+    - match:
+        - {{headers: {{x: {{regex: "a+b"}}}}}}
+        - {{method: {{exact: POST}}}}
+        - {{withoutHeaders: {{must: {{}}}}, uri: {{exact: /no}}}}
       route: [{V2}]
     - match: [{{uri: {{prefix: /a}}}}, {{uri: {{exact: /UPPER}}, ignoreUriCase: true}}, {{uri: {{regex: "/[0-9]+"}}}}]
       route: [{V1}]
@@ -123,8 +127,8 @@ async def test_retries_and_timeouts(tmp_path: Path) -> None:
         assert (await envoy.request(8080, "/flaky/1/codes")).status == 200
         assert (await envoy.request(8080, "/flaky/1/default")).status == 503
         start = time.monotonic()
-        assert (await envoy.request(8080, "/slow/5")).status == 504
-        assert time.monotonic() - start < 2
+        assert (await envoy.request(8080, "/slow/1")).status == 504
+        assert time.monotonic() - start < 0.9
 
 
 async def test_faults(tmp_path: Path) -> None:
@@ -305,7 +309,10 @@ spec:
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: one}
-spec: {hosts: [a.example.com, own.test, far.test, b.other.com], gateways: [narrow], http: [{route: [{destination: {host: web}}]}]}
+spec:
+  hosts: [a.example.com, own.test, far.test, b.other.com]
+  gateways: [narrow]
+  http: [{route: [{destination: {host: web}}]}]
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -361,9 +368,9 @@ stringData:
     context = ssl.create_default_context(cadata=authority.pem.decode())
     async with mesh(tmp_path, text, "v1") as (envoy, found):
         assert (await envoy.request(8443, host="a.test", tls=context, sni="a.test")).name == "v1"
-        with pytest.raises(Exception, match="(?i)ssl|certificate|alert|disconnected|broken pipe|reset"):
+        with pytest.raises(Exception, match=r"(?i)ssl|certificate|alert|disconnected|broken pipe|reset"):
             await envoy.request(8443, host="b.test", tls=context, sni="b.test")
-        with pytest.raises(Exception, match="(?i)ssl|eof|reset|disconnected"):
+        with pytest.raises(Exception, match=r"(?i)ssl|eof|reset|disconnected"):
             await envoy.request(8443, host="c.test", tls=context, sni="c.test")
         context.load_cert_chain(tmp_path / "client.pem")
         assert (await envoy.request(8443, host="b.test", tls=context, sni="b.test")).name == "v1"
@@ -379,7 +386,11 @@ def _indented(pem: bytes) -> str:
 async def test_cors(tmp_path: Path) -> None:
     """A preflight from an allowed origin is answered by the proxy."""
     text = routes(f"""
-    - corsPolicy: {{allowOrigins: [{{exact: "https://ok.test"}}], allowMethods: [GET, PUT], maxAge: 24h, allowCredentials: true}}
+    - corsPolicy:
+        allowOrigins: [{{exact: "https://ok.test"}}]
+        allowMethods: [GET, PUT]
+        maxAge: 24h
+        allowCredentials: true
       route: [{V1}]
     """)
     async with mesh(tmp_path, text, "v1") as (envoy, _):

@@ -433,7 +433,7 @@ class Fork(Db):
         copy.reads = node.reads  # provenance only: no edge leads back
         return copy
 
-    def _set(self, source: Input[K, V], key: K, value: V | None) -> bool:  # noqa: ARG002  refused whatever it is
+    def _set(self, source: Input[K, V], key: K, value: V | None) -> bool:
         raise RuntimeError("a fork's inputs are given when it is made")
 
 

@@ -6,6 +6,15 @@ enough. What it claims is left in dynamic metadata for authorization and routing
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+from functools import cache, lru_cache
+from itertools import count
+
+from jwt import PyJWKSet
+from jwt.exceptions import PyJWTError
+
 from pilotfish.api.security import JWTRule
 from pilotfish.engine import Db, query
 from pilotfish.envoy.proto import Fields, extension
@@ -15,8 +24,34 @@ from pilotfish.mesh.proxies import View
 NAME = "envoy.filters.http.jwt_authn"
 _MESSAGE = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
 
-_NO_KEYS = '{"keys":[]}'
-"""Refuses every token: no key of ours or anybody's would do, for who has its private part could sign."""
+_P = 2**256 - 2**224 + 2**192 + 2**96 - 1
+_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+"""The curve P-256: y² = x³ - 3x + b modulo p."""
+
+
+@cache
+def nobodys_key() -> str:
+    """A key set that refuses every token: a point found by hashing, so that nobody knows its private key.
+
+    Envoy rejects an empty key set, and the whole listener with it; leaving the provider out would let everything pass.
+    """
+    for attempt in count():
+        x = int.from_bytes(hashlib.sha256(f"pilotfish: a key without an owner {attempt}".encode()).digest())
+        square = (x**3 - 3 * x + _B) % _P
+        y = pow(square, (_P + 1) // 4, _P)
+        if x < _P and y * y % _P == square:
+            break
+    parts = {name: base64.urlsafe_b64encode(v.to_bytes(32)).rstrip(b"=").decode() for name, v in (("x", x), ("y", y))}
+    return json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "nobody", **parts}]})
+
+
+@lru_cache(maxsize=1024)
+def _usable(keys: str) -> bool:
+    """Whether a key set has a key Envoy can use; otherwise it would refuse the listener, and others would suffer."""
+    try:
+        return bool(PyJWKSet.from_json(keys).keys)
+    except (PyJWTError, ValueError, TypeError, KeyError, AttributeError):
+        return False
 
 
 @query
@@ -50,8 +85,7 @@ def _provider(db: Db, rule: JWTRule, *, gateway: bool) -> Fields:
         keys = inputs.JWKS(db, rule.jwks_uri) or ""
     fields: Fields = {
         "issuer": rule.issuer,
-        # without keys every token is refused; leaving the provider out would let everything pass
-        "local_jwks": {"inline_string": keys or _NO_KEYS},
+        "local_jwks": {"inline_string": keys if keys and _usable(keys) else nobodys_key()},
         "payload_in_metadata": "payload",
         "forward": rule.forward_original_token,
         "normalize_payload_in_metadata": {

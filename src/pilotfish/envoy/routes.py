@@ -302,9 +302,7 @@ def _action(
 ) -> tuple[Fields, str]:
     """The route action, and the name of the operation when there is a single destination."""
     action: Fields = {}
-    timeout = rule.timeout if rule.timeout is not None else 0
-    action["timeout"] = duration(timeout)
-    action["max_grpc_timeout"] = duration(timeout)  # its successor, max_stream_duration, would switch `timeout` off
+    action |= timeouts(rule.timeout if rule.timeout is not None else 0)
     operation = ""
     weighted = [r for r in rule.route if r.weight > 0] if len(rule.route) > 1 else list(rule.route)
     targets = [_target(db, caller, r.destination, port) for r in weighted]
@@ -332,6 +330,16 @@ def _action(
     if mirrors:
         action["request_mirror_policies"] = mirrors
     return action, operation
+
+
+def timeouts(timeout: int) -> Fields:
+    """A route's timeout in nanoseconds; 0 is none, and then a gRPC caller's own deadline is kept.
+
+    With a timeout, `max_stream_duration` must be absent: it would switch the timeout off.
+    """
+    if timeout:
+        return {"timeout": duration(timeout)}
+    return {"timeout": duration(0), "max_stream_duration": {"grpc_timeout_header_max": duration(0)}}
 
 
 def _weighted(route: HTTPRouteDestination, to: Target) -> Fields:
@@ -596,8 +604,7 @@ def default_route(db: Db, caller: Caller, key: ServiceKey, port: int) -> Fields:
     hashed = hash_policy(db, to)
     action: Fields = {
         "cluster": to.cluster,
-        "timeout": duration(0),
-        "max_grpc_timeout": duration(0),
+        **timeouts(0),
     }
     if (policy := retry_policy(mesh(db).default_http_retry_policy, hashed=bool(hashed))) is not None:
         action["retry_policy"] = policy

@@ -10,7 +10,7 @@ from pilotfish.envoy import clusters, proto, routes
 from pilotfish.envoy.proto import Fields
 from pilotfish.envoy.resource import ROUTE, Resource, field, finish
 from pilotfish.envoy.routes import Caller
-from pilotfish.envoy.values import FALSE, number, seconds
+from pilotfish.envoy.values import FALSE, number
 from pilotfish.mesh import names, services, virtual_services, visibility
 from pilotfish.mesh.config import settings
 from pilotfish.mesh.inputs import Ref
@@ -168,8 +168,7 @@ def catch_all(db: Db, scope: Scope) -> bytes:
             "name": "allow_any",
             "route": {
                 "cluster": cluster,
-                "timeout": seconds(0),
-                "max_grpc_timeout": seconds(0),
+                **routes.timeouts(0),
             },
         }
     name = route["name"]
