@@ -217,23 +217,23 @@ class PodWorker:
             for one in (*(known.get("containerStatuses") or ()), *(known.get("initContainerStatuses") or ()))
         }
         final = known.get("phase") in {"Succeeded", "Failed"}
+        policy = self._pod["spec"].get("restartPolicy") or "Always"
         for worker in self.containers:
             entry = entries.get(worker.name)
             if entry is None:
                 continue
-            view = worker.view
+            view, state = worker.view, entry.get("state") or {}
             view.restarts = entry.get("restartCount") or 0
             view.container_id, view.image_id = entry.get("containerID") or "", entry.get("imageID") or ""
             view.last_state = entry.get("lastState") or {}
-            state = entry.get("state") or {}
-            if final or "terminated" in state:
+            if "running" in state and not final:
+                state = {"terminated": _lost(state["running"], view.container_id)}
+            done = view.kind == "main" and (policy == "Never" or (policy == "OnFailure" and _exit_code(state) == 0))
+            if final or (done and "terminated" in state):
                 view.state = state
-            if final:
-                continue
-            if "running" in state:
-                view.state = {"terminated": _lost(state["running"], view.container_id)}
-            if view.container_id:
+            elif view.container_id:
                 view.restarts += 1
+                view.last_state = state if "terminated" in state else view.last_state
 
     # ------------------------------------------------------------------ life
 
@@ -245,12 +245,10 @@ class PodWorker:
         if spec.get("restartPolicy") == "Never" and any(one.view.terminated for one in self.main):
             await self._finish()  # it ran before; see the module's text
             return
-        for one in self.containers:
-            if one.view.terminated is not None:
-                one.view.last_state, one.view.state = one.view.state, {"waiting": {"reason": "ContainerCreating"}}
         if self.init:
             for one in self.main:
-                one.view.state = {"waiting": {"reason": "PodInitializing"}}
+                if one.view.terminated is None:
+                    one.view.state = {"waiting": {"reason": "PodInitializing"}}
         await self._prepare_volumes()
         await self._prepare_sandbox()
         self._spawn(self._keep_volumes(), "volumes")
@@ -266,11 +264,14 @@ class PodWorker:
                 return
         tasks = []
         for one in self.main:
+            if one.view.terminated is not None:  # it was done before this node process began
+                continue
             if one.view.state == {"waiting": {"reason": "PodInitializing"}}:
                 one.view.state = {"waiting": {"reason": "ContainerCreating"}}
             tasks.append(one.begin())
             await one.launched.wait()
-        await asyncio.wait(tasks)
+        if tasks:
+            await asyncio.wait(tasks)
         await self._finish()
 
     async def _finish(self) -> None:
@@ -540,6 +541,11 @@ def _essence(value: Object | None) -> Object | None:
     if value is None:
         return None
     return {**value, "conditions": [{**c, "lastTransitionTime": None} for c in value["conditions"]]}
+
+
+def _exit_code(state: Object) -> int | None:
+    found = (state.get("terminated") or {}).get("exitCode")
+    return None if found is None else int(found)
 
 
 def _lost(running: Object, container_id: str) -> dict[str, Any]:
