@@ -12,7 +12,7 @@ Marks, in this order:
 - `atomic`, `set`, `map(keys)`: how server-side apply sees a list (`atomic`, `granular`: a map)
 - `merge(key)`: how strategic merge patch joins a list (`merge()`: one of scalars)
 - `retainKeys`: strategic merge patch drops the keys it does not name
-- `= value`: the value of an absent field, as JSON
+- `= value`: the value of an absent field, as JSON (`null`: it is printed, as Go prints times that are no pointers)
 - `oneof(a|b)`: the values it can have, also of each item of a list; `signal` stands for the names of all signals.
   Published as `enum`, but checked by the strategies, which say it as Kubernetes does; hence `x-enum`
 """
