@@ -11,11 +11,12 @@ and under `pilot`.
 {{- if hasKey $v "istio_cni" -}}
 {{- $_ := set $v "cni" (mergeOverwrite $v.cni $v.istio_cni) -}}
 {{- end -}}
-{{- $istio := or (contains "istio" $v.global.hub) (eq $v.global.hub "") -}}
+{{- $hub := default "" $v.global.hub -}}
+{{- $istio := or (eq $hub "") (contains "istio" $hub) -}}
 {{- if $istio -}}
 {{- $_ := set $v.global "hub" "docker.io/pilotfish" -}}
 {{- end -}}
-{{- if or $istio (eq (toString $v.global.tag) "") -}}
+{{- if or $istio (not $v.global.tag) -}}
 {{- $_ := set $v.global "tag" .Chart.AppVersion -}}
 {{- end -}}
 {{- $v | toYaml -}}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Hashable, Iterator
+from typing import Any, ClassVar
 
 import yaml
 
@@ -13,27 +14,50 @@ from pilotfish.api.meta import Source
 
 
 class _Loader(yaml.CSafeLoader):
-    """YAML 1.1 without dates and base-60 numbers: what kubectl takes for text is text here."""
+    """YAML 1.1 as kubectl reads it: no dates, no base-60 numbers, `y` and `n` are booleans, keys become text."""
+
+    bool_values: ClassVar[dict[str, bool]] = {**yaml.CSafeLoader.bool_values, "y": True, "n": False}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        found = super().construct_mapping(node, deep)
+        return {key if isinstance(key, str) else json.dumps(key): value for key, value in found.items()}
 
 
+class _Dumper(yaml.CSafeDumper):
+    """Writes what `_Loader` reads: text that would be read as something else is quoted."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - repeated parts are written out in full
+        return True
+
+
+def _text(dumper: yaml.CSafeDumper, value: str) -> yaml.Node:
+    lines = "\n" in value
+    plain = value[:1] not in {"\n", " "} and not value.endswith("\n\n")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=("|" if plain else '"') if lines else None)
+
+
+_Dumper.add_representer(str, _text)
 _OTHERWISE = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "int", "float")}
-_Loader.yaml_implicit_resolvers = {
+_INTEGER = re.compile(r"^(?:[-+]?0b[0-1_]+|[-+]?0o?[0-7_]+|[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+)$")
+_FLOAT = re.compile(
+    r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+    r"|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
+_RESOLVERS = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OTHERWISE]
     for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int",
-    re.compile(r"^(?:[-+]?0b[0-1_]+|[-+]?0o?[0-7_]+|[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+)$"),
-    list("-+0123456789"),
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
-        r"|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
+_Loader.yaml_implicit_resolvers = _RESOLVERS
+_YES_NO = re.compile(r"^[yYnN]$")
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:bool", _YES_NO, list("yYnN"))
+    _side.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def dump(value: Any) -> str:
+    """A value as YAML, keys sorted."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=True, width=10**9, allow_unicode=True, default_flow_style=False)
 
 
 def load_one(text: str) -> Any:

@@ -1,0 +1,1 @@
+"""Installs the mesh from its charts, without Helm."""
