@@ -279,7 +279,7 @@ def _step_schema(s: Schema, step: str) -> tuple[Schema, bool]:
 
 
 def _remove(s: Schema, value: Any, fields: Fields) -> Any:
-    """The value without the items of the set; None when nothing is left of a map or list."""
+    """The value without the items of the set. A map or list that is not in the set itself stays, be it empty."""
     if type(value) not in (dict, list) or not value or not fields:
         return value
     if atomic(s, value):
@@ -294,7 +294,7 @@ def _remove(s: Schema, value: Any, fields: Fields) -> Any:
                 left = _remove(child_of(s, key), item, below)
                 if left is not None or item is None:
                     out[key] = left
-        return out or None
+        return out
     kept: list[Any] = []
     for item in value:
         below = fields.get(item_step(s, item))
@@ -304,7 +304,7 @@ def _remove(s: Schema, value: Any, fields: Fields) -> Any:
             left = _remove(items_of(s), item, below)
             if left is not None:
                 kept.append(left)
-    return kept or None
+    return kept
 
 
 _IDENTITY: Fields = {"f:metadata": {"f:name": LEAF, "f:namespace": LEAF, "f:uid": LEAF}}
