@@ -223,7 +223,7 @@ def _one_line(text: str) -> str:
 class _Dumper(yaml.SafeDumper):
     """Writes repeated parts out in full: kubectl understands anchors, people comparing files do not."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the base class passes it
+    def ignore_aliases(self, data: Any) -> bool:
         return True
 
 

@@ -26,7 +26,7 @@ class _Loader(yaml.CSafeLoader):
 class _Dumper(yaml.CSafeDumper):
     """Writes what `_Loader` reads: text that would be read as something else is quoted."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - repeated parts are written out in full
+    def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
