@@ -97,7 +97,8 @@ async def test_recreate_never_runs_both(client: Client, kubelet: Kubelet, until:
     await until(
         DEPLOYMENTS,
         lambda found: (
-            found[0]["status"].get("observedGeneration") == 2 and found[0]["status"].get("availableReplicas") == 2
+            [found[0]["status"].get(k) for k in ("observedGeneration", "updatedReplicas", "availableReplicas")]
+            == [2, 2, 2]
         ),
     )
     assert {"a:1", "a:2"} not in both

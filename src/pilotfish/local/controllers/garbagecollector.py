@@ -86,16 +86,18 @@ class Graph:
         self.nodes[node.uid] = node
         was = {one["uid"] for one in before.owners} if before else set()
         owners = {one["uid"] for one in node.owners}
-        for owner in owners - was:
-            self.dependents.setdefault(owner, set()).add(node.uid)
-        for owner in was - owners:
-            self._unlink(owner, node.uid)
+        for uid in owners - was:
+            self.dependents.setdefault(uid, set()).add(node.uid)
+        for uid in was - owners:
+            self._unlink(uid, node.uid)
         look: set[str] = set()
-        if any(owner not in self.nodes for owner in owners - was):
-            look.add(node.uid)  # an owner nobody has seen: perhaps it never was
+        for reference in node.owners:
+            owner = self.nodes.get(reference["uid"])
+            if reference["uid"] not in was and (owner is None or not _is_owner(owner, node, reference)):
+                look.add(node.uid)  # an owner nobody has seen, or not of this name or place: perhaps it never was
         if before is None or node.owners != before.owners:
             # An owner that waits may wait no longer, or has one more to wait for.
-            look |= {owner for owner in was | owners if owner in self.nodes and self.nodes[owner].waits_for_dependents}
+            look |= {uid for uid in was | owners if uid in self.nodes and self.nodes[uid].waits_for_dependents}
         if before is not None and len(owners) < len(was):
             look.add(node.uid)  # what is left may be owners that are gone
         if node.orphans_dependents or node.waits_for_dependents:
