@@ -69,7 +69,7 @@ def test_a_killed_node_takes_its_pods_along_and_starts_them_anew(mode: str) -> N
     """kill -9 of the node leaves no process, interface, mount or control group; the next start runs the pods again."""
     skip_unless_possible(mode)
     with fresh(mode) as cluster:
-        marker = f"marker-{os.path.basename(cluster.data.parent)}"
+        marker = f"marker-{cluster.data.parent.name}"
         start_pods(cluster, marker)
         before = Path("/proc/self/mountinfo").read_text()
         note = cluster.data / "run/node.cgroup"
@@ -119,7 +119,7 @@ def test_pods_survive_a_restart_of_the_api_server() -> None:
     mode = "rootful" if os.geteuid() == 0 else "rootless"
     skip_unless_possible(mode)
     with fresh(mode) as cluster:
-        marker = f"marker-{os.path.basename(cluster.data.parent)}"
+        marker = f"marker-{cluster.data.parent.name}"
         start_pods(cluster, marker)
         running = processes_with(marker)
         assert cluster.server is not None

@@ -12,7 +12,7 @@ from dnslib import QTYPE, RCODE, DNSRecord
 
 from pilotfish.local.node.dns import DnsServer, Resolver, Zone
 
-SERVICES = {
+SERVICES: dict[tuple[str, str], Any] = {
     ("shop", "web"): {
         "metadata": {"namespace": "shop", "name": "web"},
         "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80}]},
@@ -30,7 +30,7 @@ SERVICES = {
         "spec": {"type": "ExternalName", "externalName": "example.com"},
     },
 }
-SLICES = {
+SLICES: dict[tuple[str, str], list[Any]] = {
     ("shop", "db"): [
         {
             "metadata": {"namespace": "shop", "name": "db-1", "labels": {"kubernetes.io/service-name": "db"}},

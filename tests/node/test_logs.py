@@ -12,8 +12,12 @@ import pytest
 from pilotfish.local.node.logs import MAX_LINE, LogFile, LogOptions, read
 
 
-async def text(path: Path, live: LogFile | None = None, **query: str) -> str:
-    return b"".join([chunk async for chunk in read(path, LogOptions.from_query(query), live)]).decode()
+async def text(path: Path, **query: str) -> str:
+    return b"".join([chunk async for chunk in read(path, LogOptions.from_query(query), None)]).decode()
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(p.name for p in directory.iterdir())
 
 
 async def test_format(tmp_path: Path) -> None:
@@ -90,8 +94,7 @@ async def test_rotation_and_follow(tmp_path: Path) -> None:
     collected: list[bytes] = []
 
     async def follow() -> None:
-        async for chunk in read(log.path, LogOptions(follow=True), log):
-            collected.append(chunk)
+        collected.extend([chunk async for chunk in read(log.path, LogOptions(follow=True), log)])
 
     task = asyncio.create_task(follow())
     for i in range(100):
@@ -101,7 +104,7 @@ async def test_rotation_and_follow(tmp_path: Path) -> None:
     log.close()
     await asyncio.wait_for(task, 5)
     assert b"".join(collected).decode() == "".join(f"line {i}\n" for i in range(100))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.log", "0.log.1"]
+    assert names(tmp_path) == ["0.log", "0.log.1"]
 
 
 async def test_tail_reaches_into_the_rotated_file(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ async def test_relay_half_close_and_back_pressure() -> None:
 
 async def test_relay_to_nobody() -> None:
     """When the Service refuses, the client's connection is reset, not left hanging."""
-    dead = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+    dead = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     address = dead.sockets[0].getsockname()
     dead.close()
     outer = await asyncio.get_running_loop().create_server(

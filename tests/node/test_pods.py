@@ -207,20 +207,20 @@ async def test_probes_restart_and_gate(world: World) -> None:
     """A failing liveness probe restarts the container; readiness follows its probe."""
     await world.pod(
         "p",
-        *shell("touch /tmp/ready; " + FOREVER[2]),
+        *shell("touch /run/ready; " + FOREVER[2]),
         container={
-            "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
+            "readinessProbe": {"exec": {"command": ["test", "-e", "/run/ready"]}, "periodSeconds": 1},
             "livenessProbe": {
-                "exec": {"command": ["test", "!", "-e", "/tmp/dead"]},
+                "exec": {"command": ["test", "!", "-e", "/run/dead"]},
                 "periodSeconds": 1,
                 "failureThreshold": 1,
             },
         },
     )
     await world.ready("p")
-    await world.output("p", "rm", "/tmp/ready")
+    await world.output("p", "rm", "/run/ready")
     await world.until("p", lambda p: not container_state(p)["ready"], "unready")
-    await world.output("p", "touch", "/tmp/dead")
+    await world.output("p", "touch", "/run/dead")
     pod = await world.until("p", lambda p: container_state(p)["restartCount"] == 1, "restarted")
     assert container_state(pod)["lastState"]["terminated"]["exitCode"] == 0
     assert "Liveness probe failed" in await until_event(world, "p", "Unhealthy")

@@ -108,8 +108,8 @@ async def test_grpc() -> None:
     """The standard health service: an unknown service is not well."""
     server = Server([Health()])
     await server.start("127.0.0.1", 0)
-    assert server._server is not None
-    port = server._server.sockets[0].getsockname()[1]
+    listener: Any = server._server
+    port = listener.sockets[0].getsockname()[1]
     assert (await check({"grpc": {"port": port}}, Loopback(), 5)).ok
     assert "NOT_FOUND" in (await check({"grpc": {"port": port, "service": "x"}}, Loopback(), 5)).message
     server.close()

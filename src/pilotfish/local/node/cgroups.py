@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_log = logging.getLogger(__name__)
 _PREFIX = "pilotfish-"
 
 
@@ -56,19 +58,30 @@ class Cgroups:
     """Makes groups for containers with a memory limit."""
 
     def __init__(self, parent: Path | None, version: int, reason: str = "") -> None:
-        self._parent = parent
-        # The node mounts other things over its view of the hierarchy; the descriptor still leads there.
-        self._fd = os.open(parent, os.O_PATH | os.O_DIRECTORY) if parent is not None else -1
+        # The node mounts other things over its view of the hierarchy; descriptors still lead there.
+        self._fd = self._place_fd = -1
+        if parent is not None:
+            self._fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._place_fd = os.open(parent.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._name = parent.name
         self._version = version
         self.reason = reason
         """Why there are no limits; empty when there are."""
 
     def create(self, name: str, memory: int) -> Cgroup | None:
         """A group that may use `memory` bytes; None when there are no limits on this machine."""
-        if self._parent is None:
+        if self._fd < 0:
             return None
         path = Path(f"/proc/{os.getpid()}/fd/{self._fd}") / name
-        path.mkdir()
+        try:
+            path.mkdir()
+            self._limit(path, memory)
+        except OSError as error:
+            _log.warning("no control group for a container: %s", error)
+            return None
+        return Cgroup(path, self._version)
+
+    def _limit(self, path: Path, memory: int) -> None:
         if self._version == 2:
             (path / "memory.max").write_text(str(memory))
             for file, value in (("memory.oom.group", "1"), ("memory.swap.max", "0")):
@@ -76,12 +89,17 @@ class Cgroups:
                     (path / file).write_text(value)
         else:
             (path / "memory.limit_in_bytes").write_text(str(memory))
-        return Cgroup(path, self._version)
 
     def remove_all(self) -> None:
         """Remove the node's own group, at its end."""
-        if self._parent is not None:
-            _remove_tree(self._parent)
+        if self._fd < 0:
+            return
+        for child in os.scandir(self._fd):
+            if child.is_dir(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(child.name, dir_fd=self._fd)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._name, dir_fd=self._place_fd)
 
 
 def _remove_tree(path: Path) -> None:

@@ -217,7 +217,7 @@ class ContainerWorker:
                 if self._stopping:
                     return 0
                 running = await self._start(container_id, plan)
-        except StartError as error:
+        except (StartError, OSError) as error:
             self._event("Warning", "Failed", f"Error: {error}")
             self._ended(container_id, 128, "StartError", str(error), None)
             return 128

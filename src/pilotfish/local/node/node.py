@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Coroutine
@@ -41,6 +42,8 @@ from pilotfish.local.node.serviceproxy import SERVICE_LABEL, ServiceProxy
 _log = logging.getLogger("pilotfish.local.node")
 
 _DNS_PORT = 53
+_MAX_FILES = 65536
+"""A container costs about six descriptors."""
 _RETRY_SECONDS = 0.3
 
 
@@ -139,8 +142,8 @@ class Node:
         events = EventRecorder(client, "kubelet", NODE_NAME)
         self._start(events.run(), "events")
         informers = {
-            resource: Informer(client, resource, fields=selector, transform=shape)
-            for resource, selector, shape in (
+            kind: Informer(client, kind, fields=selector, transform=shape)
+            for kind, selector, shape in (
                 (SERVICES, "", None),
                 (ENDPOINT_SLICES, "", None),
                 (CONFIG_MAPS, "", _slim),
@@ -196,9 +199,9 @@ class Node:
         while True:
             try:
                 await node.register()
-                for resource, obj in dns_objects():
+                for kind, obj in dns_objects():
                     with contextlib.suppress(_Exists):
-                        await _create(client, resource, obj)
+                        await _create(client, kind, obj)
             except KubeError as error:
                 if str(error) != told:
                     told = str(error)
@@ -218,9 +221,9 @@ class _Exists(Exception):  # noqa: N818 - not an error
     """The object is there already."""
 
 
-async def _create(client: Client, resource: Any, obj: Object) -> None:
+async def _create(client: Client, kind: Any, obj: Object) -> None:
     try:
-        await client.create(resource, obj)
+        await client.create(kind, obj)
     except ApiStatusError as error:
         if error.reason == "AlreadyExists":
             raise _Exists from error
@@ -240,6 +243,8 @@ def run(data: Path, identity: Identity, groups: Cgroups, pid: int, *, verbose: b
     )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     os.umask(0o022)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MAX_FILES), most))
     try:
         asyncio.run(_main(data, identity, groups, pid))
     except (NetworkError, FirewallError, OSError) as error:
