@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pilotfish import __version__
 from pilotfish.agent.options import PROXY_ID, AgentError
 
+CONTROL_PLANE_PORT = "15012"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
@@ -119,12 +120,12 @@ def _proxy(arguments: argparse.Namespace) -> int:
         component_log_level=arguments.proxyComponentLogLevel,
         concurrency=options.concurrency if arguments.concurrency is None else arguments.concurrency,
     )
-    return asyncio.run(run(options, mark=_needs_mark()))
+    return asyncio.run(run(options, mark=_shared_user()))
 
 
-def _needs_mark() -> bool:
+def _shared_user() -> bool:
     """Whether the proxy shares its user with the application, so that only a socket mark tells them apart."""
-    return os.environ.get("PILOTFISH_SHARED_USER", "") == "true" and os.getuid() != PROXY_ID
+    return os.environ.get("PILOTFISH_SHARED_USER", "") == "true"
 
 
 def _rules(arguments: argparse.Namespace) -> int:
@@ -134,6 +135,10 @@ def _rules(arguments: argparse.Namespace) -> int:
         return tuple(int(part) for part in capture.split(text) if part.isdigit()) or (_proxy_user(),)
 
     split = capture.split
+    not_outbound = split(arguments.istio_local_outbound_ports_exclude)
+    if _shared_user():
+        # The agent has no user of its own either: its calls to the control plane must not be captured.
+        not_outbound = (*not_outbound, CONTROL_PLANE_PORT)
     wanted = capture.Capture(
         outbound_port=int(arguments.envoy_port),
         inbound_port=int(arguments.inbound_capture_port),
@@ -145,7 +150,7 @@ def _rules(arguments: argparse.Namespace) -> int:
         inbound_ports=split(arguments.istio_inbound_ports),
         excluded_inbound_ports=split(arguments.istio_local_exclude_ports),
         outbound_ports=split(arguments.istio_outbound_ports),
-        excluded_outbound_ports=split(arguments.istio_local_outbound_ports_exclude),
+        excluded_outbound_ports=not_outbound,
         excluded_interfaces=split(arguments.istio_exclude_interfaces),
         rerouted_interfaces=split(arguments.kube_virt_interfaces),
         redirect_dns=arguments.redirect_dns or os.environ.get("ISTIO_META_DNS_CAPTURE", "").lower() == "true",

@@ -301,6 +301,8 @@ class ContainerWorker:
         )
         path = ":".join([*image.path, env.DEFAULT_PATH])
         variables = {"PATH": path, "HOSTNAME": hostname(pod), **image.env, **given}
+        if not host.limits.full_map:
+            variables["PILOTFISH_SHARED_USER"] = "true"  # users do not tell processes apart here
         if spec.get("tty"):
             variables.setdefault("TERM", "xterm")
         process = oci.Process(
@@ -573,6 +575,8 @@ class ContainerWorker:
         self.pod.changed()
 
     def unhealthy(self, kind: str, message: str) -> None:
+        if self.running is None or self.running.exited.done():
+            return  # it failed because the container ended meanwhile
         self._event("Warning", "Unhealthy", f"{kind} probe failed: {message}")
 
     def failed(self, kind: str, probe: Object) -> None:
