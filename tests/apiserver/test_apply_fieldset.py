@@ -26,9 +26,7 @@ def build(paths: set[Path]) -> Fields:
             below = node.get(step)
             if below is None:
                 below = node[step] = {} if last else {"?": 1}
-            elif last and below and "." not in below:
-                below["."] = LEAF
-            elif not last and not below:
+            elif (last and below and "." not in below) or (not last and not below):
                 below["."] = LEAF
             node = below
             if not last:

@@ -166,7 +166,7 @@ def test_what_is_atomic_is_owned_whole() -> None:
 
 
 def test_nested_items_go_with_their_fields() -> None:
-    """A container that is no longer applied goes, with what a controller never touched; a default in it stays if kept."""
+    """A container that is no longer applied goes with all that is in it; what defaults set in another stays."""
 
     def deployment(*containers: str, **more: Any) -> Object:
         items = [{"name": name, "image": name, **more} for name in containers]

@@ -180,7 +180,8 @@ def test_managers_are_told_apart_by_operation_version_and_subresource() -> None:
 def test_a_client_may_reset_the_bookkeeping() -> None:
     """An empty list, or one empty entry, ends it; writes do not begin it again."""
     made = write(None, config_map({"a": "1"}))
-    for reset in ([], [{}]):
+    resets: list[list[Object]] = [[], [{}]]
+    for reset in resets:
         gone = write(made, config_map({"a": "2"}, managedFields=reset))
         assert "managedFields" not in gone["metadata"]
         assert "managedFields" not in write(gone, config_map({"a": "3"}))["metadata"]

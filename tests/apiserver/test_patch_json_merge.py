@@ -111,7 +111,7 @@ def test_merge_patch_is_that_of_the_rfc(obj: dict[str, Any], patch: dict[str, An
 
 def _null_over_scalar(obj: Any, patch: Any) -> bool:
     """Where an object of nulls replaces something else, both readings are the same after decoding."""
-    return _without_nulls(merge_patch(obj, patch)) == _without_nulls(rfc7396(obj, patch))
+    return bool(_without_nulls(merge_patch(obj, patch)) == _without_nulls(rfc7396(obj, patch)))
 
 
 def _without_nulls(value: Any) -> Any:

@@ -37,15 +37,18 @@ def pod(**container: Any) -> dict[str, Any]:
         ),
         (
             {"ports": {"containerPort": 80}},
-            "json: cannot unmarshal object into Go struct field Container.spec.containers.ports of type []v1.ContainerPort",
+            "json: cannot unmarshal object into Go struct field Container.spec.containers.ports "
+            "of type []v1.ContainerPort",
         ),
         (
             {"ports": [{"containerPort": "80"}]},
-            "json: cannot unmarshal string into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
+            "json: cannot unmarshal string into Go struct field "
+            "ContainerPort.spec.containers.ports.containerPort of type int32",
         ),
         (
             {"ports": [{"containerPort": 1 << 40}]},
-            "json: cannot unmarshal number 1099511627776 into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
+            "json: cannot unmarshal number 1099511627776 into Go struct field "
+            "ContainerPort.spec.containers.ports.containerPort of type int32",
         ),
         (
             {"tty": "yes"},

@@ -68,17 +68,17 @@ def _operate(document: Any, op: Mapping[str, Any]) -> Any:
     return document
 
 
-def _tokens(path: str) -> list[str]:
-    return [token.replace("~1", "/").replace("~0", "~") for token in path.split("/")[1:]]
+def _steps(path: str) -> list[str]:
+    return [step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:]]
 
 
 def _container(document: Any, path: str, verb: str) -> tuple[Any, str]:
-    """What holds the last token of the path, and that token."""
-    tokens = _tokens(path)
+    """What holds the last step of the path, and that step."""
+    steps = _steps(path)
     missing = _does_not_apply(f"{verb} operation does not apply: doc is missing path: {path}: missing value")
-    if not tokens:
+    if not steps:
         raise missing
-    for step in tokens[:-1]:
+    for step in steps[:-1]:
         if isinstance(document, dict):
             document = document.get(step)
         elif isinstance(document, list):
@@ -90,44 +90,44 @@ def _container(document: Any, path: str, verb: str) -> tuple[Any, str]:
             raise missing
     if not isinstance(document, dict | list):
         raise missing
-    return document, tokens[-1]
+    return document, steps[-1]
 
 
-def _index(items: list[Any], token: str, path: str, *, extra: int = 0) -> int:
+def _index(items: list[Any], step: str, path: str, *, extra: int = 0) -> int:
     """A position in a list; the last ones may be counted from the end."""
     try:
-        index = int(token)
+        index = int(step)
     except ValueError:
-        raise _does_not_apply(f"invalid index {token!r} in {path}") from None
+        raise _does_not_apply(f"invalid index {step!r} in {path}") from None
     size = len(items) + extra
     if not -size <= index < size:
         raise _does_not_apply(f"Unable to access invalid index: {index}: invalid index referenced")
     return index + size if index < 0 else index
 
 
-def _get(holder: Any, token: str, path: str) -> Any:
+def _get(holder: Any, step: str, path: str) -> Any:
     if isinstance(holder, dict):
-        return holder.get(token)
-    return holder[_index(holder, token, path)]
+        return holder.get(step)
+    return holder[_index(holder, step, path)]
 
 
-def _put(holder: Any, token: str, path: str, value: Any) -> None:
+def _put(holder: Any, step: str, path: str, value: Any) -> None:
     if isinstance(holder, dict):
-        holder[token] = value
-    elif token == "-":
+        holder[step] = value
+    elif step == "-":
         holder.append(value)
     else:
-        holder.insert(_index(holder, token, path, extra=1), value)
+        holder.insert(_index(holder, step, path, extra=1), value)
 
 
-def _take(holder: Any, token: str, path: str) -> Any:
+def _take(holder: Any, step: str, path: str) -> Any:
     if isinstance(holder, list):
-        return holder.pop(_index(holder, token, path))
-    if token not in holder:
+        return holder.pop(_index(holder, step, path))
+    if step not in holder:
         raise _does_not_apply(
-            f"remove operation does not apply: doc is missing path: {path}: Unable to remove nonexistent key: {token}"
+            f"remove operation does not apply: doc is missing path: {path}: Unable to remove nonexistent key: {step}"
         )
-    return holder.pop(token)
+    return holder.pop(step)
 
 
 def _value(op: Mapping[str, Any]) -> Any:
@@ -143,11 +143,11 @@ def _remove(document: Any, _: Mapping[str, Any], path: str) -> None:
 
 
 def _replace(document: Any, op: Mapping[str, Any], path: str) -> None:
-    holder, token = _container(document, path, "replace")
+    holder, step = _container(document, path, "replace")
     if isinstance(holder, dict):
-        holder[token] = _value(op)
+        holder[step] = _value(op)
     else:
-        holder[_index(holder, token, path)] = _value(op)
+        holder[_index(holder, step, path)] = _value(op)
 
 
 def _from(op: Mapping[str, Any]) -> str:

@@ -188,6 +188,8 @@ class _Known:
 
     schema: OpenApi | None = None
     size: int | None = None
+    item: _Known | None = None
+    """The largest item of a list that the expression makes."""
 
     @property
     def bound(self) -> int:
@@ -195,7 +197,7 @@ class _Known:
 
     def element(self) -> _Known:
         if self.schema is None:
-            return _UNKNOWN
+            return self.item or _UNKNOWN
         for key in ("items", "additionalProperties"):
             if isinstance(self.schema.get(key), Mapping):
                 return _Known(self.schema[key])
@@ -228,8 +230,9 @@ class _Estimator:
         if expression.HasField("call"):
             return self.call(expression.call)
         if expression.HasField("list"):
-            costs = [self.visit(one)[0] for one in expression.list.elements]
-            return 10 + sum(costs), _Known(size=len(costs))
+            elements = [self.visit(one) for one in expression.list.elements]
+            item = max((known for _, known in elements), key=lambda known: known.bound, default=None)
+            return 10 + sum(cost for cost, _ in elements), _Known(size=len(elements), item=item)
         if expression.HasField("struct"):
             entries = expression.struct.entries
             costs = [self.visit(one.map_key)[0] + self.visit(one.value)[0] for one in entries]
@@ -266,7 +269,8 @@ class _Estimator:
             return sum(costs) + max(1, known[0].bound * _TRAVERSAL), known[0]
         if function == "_+_":
             size = min(_UNBOUNDED, known[0].bound + known[1].bound)
-            return sum(costs) + (max(1, size * _TRAVERSAL) if size > 2 else 1), _Known(size=size)
+            item = known[1].item or known[0].item
+            return sum(costs) + (max(1, size * _TRAVERSAL) if size > 2 else 1), _Known(size=size, item=item)
         return sum(costs) + 1, _ONE if function in _SCALAR else _UNKNOWN_SMALL
 
     def loop(self, loop: Any) -> tuple[float, _Known]:
@@ -282,10 +286,11 @@ class _Estimator:
         if loop.iter_var2:
             inner[loop.iter_var], inner[loop.iter_var2] = _ONE, over.element()
         body = _Estimator(inner)
-        each = body.visit(loop.condition)[0] + body.visit(loop.step)[0]
+        step_cost, stepped = body.visit(loop.step)
+        each = body.visit(loop.condition)[0] + step_cost
         result_cost, _ = body.visit(loop.result)
         times = over.bound
-        return range_cost + init_cost + times * each + result_cost, _Known(size=times)
+        return range_cost + init_cost + times * each + result_cost, _Known(size=times, item=stepped.item)
 
 
 _UNKNOWN_SMALL = _Known(size=64)
