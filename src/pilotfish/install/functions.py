@@ -35,16 +35,14 @@ def go_text(value: Any) -> str:
 
 def _number(value: float) -> str:
     """Go's %v of a float64, which all numbers in values are: from 1e+06 on with an exponent."""
-    if isinstance(value, int) and abs(value) < 1_000_000:
-        return str(value)
-    text = repr(float(value))
     mantissa, _, exponent = f"{float(value):.16e}".partition("e")
     power = int(exponent)
-    if -4 <= power < 21 and (abs(value) < 1_000_000 or float(value) != int(value)) and "e" not in text:
-        return text.removesuffix(".0")
-    digits = re.sub(r"[^0-9]", "", text.partition("e")[0]).strip("0") or "0"
+    if -4 <= power < 6:
+        return repr(float(value)).removesuffix(".0")
+    digits = re.sub(r"[^0-9]", "", repr(float(value)).partition("e")[0]).strip("0")
+    fraction = f".{digits[1:]}" if len(digits) > 1 else ""
     sign = "-" if mantissa.startswith("-") else ""
-    return f"{sign}{digits[0]}{'.' + digits[1:] if len(digits) > 1 else ''}e{'-' if power < 0 else '+'}{abs(power):02d}"
+    return f"{sign}{digits[0]}{fraction}e{'-' if power < 0 else '+'}{abs(power):02d}"
 
 
 def merge_overwrite(target: dict[str, Any], *sources: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -108,7 +106,7 @@ def _go_quoted(text: str) -> str:
 
 def _printf(pattern: str, *values: Any) -> str:
     """%s and %d only."""
-    return pattern % tuple(go_text(value) for value in values)
+    return pattern.replace("%d", "%s") % tuple(go_text(value) for value in values)
 
 
 def _equal(one: Any, *others: Any) -> bool:

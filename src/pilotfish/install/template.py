@@ -54,7 +54,7 @@ class Templates:
 
 _ACTION = re.compile(r"\{\{(-\s)?\s*(/\*.*?\*/|(?:\"(?:[^\"\\]|\\.)*\"|[^\"])*?)\s*(\s-)?\}\}", re.DOTALL)
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<number>-?\d+(?:\.\d+)?)|(?P<value>\$\w*(?:\.\w+)*|(?:\.\w+)+|\.)
+    r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*")|(?P<number>-?\d+(?:\.\d+)?)|(?P<value>\$\w*(?:\.\w+)*|(?:\.\w+)+|\.)
     |(?P<word>\w+)|(?P<sign>[|()]))""",
     re.VERBOSE,
 )
@@ -194,7 +194,7 @@ class _Parser:
             function = FUNCTIONS[token["word"]]
             return lambda _frame: function()
         if token["string"]:
-            constant: Any = token["string"][1:-1] if token["string"][0] == "`" else json.loads(token["string"])
+            constant: Any = json.loads(token["string"])
         elif token["number"]:
             constant = float(token["number"]) if "." in token["number"] else int(token["number"])
         elif token["word"] in _CONSTANTS:

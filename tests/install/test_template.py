@@ -1,0 +1,107 @@
+"""The part of Go's template language that our charts use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pilotfish.install.functions import from_yaml, go_text, merge_overwrite
+from pilotfish.install.template import TemplateError, Templates
+
+DOT: dict[str, Any] = {"Values": {"a": "x", "list": [1, 2], "map": {"k": "v", "b": "w"}, "no": False, "n": None}}
+
+
+def _render(text: str, dot: Any = DOT) -> str:
+    templates = Templates()
+    templates.add("t", text)
+    return templates.render("t", dot)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a{{ .Values.a }}b", "axb"),
+        ("a \n {{- .Values.a -}} \n b", "axb"),
+        ("{{ .Values.missing }}", ""),
+        ("{{ if .Values.no }}1{{ else if .Values.a }}2{{ else }}3{{ end }}", "2"),
+        ("{{ if .Values.no }}1{{ else }}3{{ end }}", "3"),
+        ("{{ with .Values.map }}{{ .k }}{{ end }}{{ with .Values.n }}1{{ else }}{{ .Values.a }}{{ end }}", "vx"),
+        ("{{ range .Values.list }}[{{ . }}]{{ end }}", "[1][2]"),
+        ("{{ range $k, $v := .Values.map }}{{ $k }}={{ $v }};{{ end }}", "b=w;k=v;"),
+        ("{{ range $v := .Values.n }}x{{ else }}none{{ end }}", "none"),
+        ("{{ range .Values.list }}{{ $.Values.a }}{{ end }}", "xx"),
+        ('{{ $y := "a" }}{{ if true }}{{ $y := "b" }}{{ $y }}{{ end }}{{ $y }}', "ba"),
+        ('{{ define "f" }}<{{ . }}>{{ end }}{{ include "f" .Values.a | quote }}', '"<x>"'),
+        ("{{/* a comment with }} in it */}}x", "x"),
+        ('{{ default "d" .Values.n }}{{ .Values.a | default "d" }}', "dx"),
+        ('{{ ternary "a" "b" (eq .Values.a "x") }}{{ and .Values.a .Values.no }}', "afalse"),
+        ('{{ or (not .Values.a) (and (eq "x" .Values.a) (ne 1 2)) }}', "true"),
+        ("{{ and .Values.n .Values.n.deeper }}", ""),
+        ('{{ dict "a" (list 1 "b") "c" (dict) | toYaml | nindent 2 }}', "\n  a:\n  - 1\n  - b\n  c: {}"),
+        ('{{ printf "%s-%d" "a" 5 }}{{ index .Values.list 1 }}', "a-52"),
+        ('{{ "a{{b}}" }}', "a{{b}}"),
+        ('{{ .Values.list | has 2 }}{{ hasKey .Values.map "k" }}', "truetrue"),
+        ('{{ omit .Values.map "k" }}', "map[b:w]"),
+        ('{{ "a\\n---\\nb" | splitList "\\n---\\n" }}', "[a b]"),
+    ],
+)
+def test_rendering(text: str, expected: str) -> None:
+    """What Go gives."""
+    assert _render(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("\n{{ nope .Values }}", "t:2: there is no function 'nope'"),
+        ("{{ if .Values }}", "end is missing"),
+        ("{{ end }}", "`end` is not supported here"),
+        ("{{ (.Values }}", "`)` is missing"),
+        ("{{ .Values | }}", "too early"),
+        ("{{ .Values.n.deeper }}", "nothing to take .deeper of"),
+        ('{{ include "x" . }}', "no template 'x'"),
+        ("{{ .Values.a ~ }}", "cannot read"),
+        ("{{ 1 | .Values }}", "must lead to a function"),
+    ],
+)
+def test_errors_have_a_place(text: str, words: str) -> None:
+    """The template and the line, and what is wrong."""
+    with pytest.raises(TemplateError) as caught:
+        _render(text)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1000000, "1e+06"),
+        (12345678, "1.2345678e+07"),
+        (999999, "999999"),
+        (1.5, "1.5"),
+        (1.0, "1"),
+        (0.00001, "1e-05"),
+        (1234567.5, "1.2345675e+06"),
+        (-3, "-3"),
+        (True, "true"),
+        ([1, "a"], "[1 a]"),
+    ],
+)
+def test_numbers_print_as_in_go(value: Any, text: str) -> None:
+    """Numbers in values are floating point there, and show it when they are large."""
+    assert go_text(value) == text
+
+
+def test_merge_overwrites_with_what_is_empty() -> None:
+    """Maps are merged; false, nothing and empty lists replace what was there."""
+    target = {"a": 1, "b": {"c": 1, "d": 2}, "e": [1], "f": True, "g": {"h": 1}}
+    merged = merge_overwrite(target, {"a": None, "b": {"c": 5}, "e": [], "f": False, "g": 3}, None)
+    assert merged == {"a": None, "b": {"c": 5, "d": 2}, "e": [], "f": False, "g": 3}
+
+
+def test_from_yaml() -> None:
+    """Keys are text; what is no mapping says so."""
+    assert from_yaml("") == {}
+    assert from_yaml("8080: a\ny: b") == {"8080": "a", "true": "b"}
+    assert "Error" in from_yaml("- a")
+    assert "Error" in from_yaml("a: [")
