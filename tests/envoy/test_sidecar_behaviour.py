@@ -136,7 +136,7 @@ async def test_inbound_matrix(tmp_path: Path, mode: str, kind: str) -> None:
     async with server(tmp_path, peer(mode), port=PORTS[kind]) as (envoy, app):
 
         async def reached(tls: ssl.SSLContext | None) -> str:
-            """The application's name, `tls` when TLS bytes came through to it (which it does not speak), or `closed`."""
+            """The application's name, `tls` when TLS bytes reached it (which it does not speak), or `closed`."""
             before = await _passed(envoy)
             answer = await call(envoy, app.port, tls=tls)
             if answer.status == 0 and await _passed(envoy) > before:
@@ -227,10 +227,9 @@ spec: {action: DENY, rules: [{to: [{operation: {paths: ["*/secret"]}}]}]}
     friend, shop = ("spiffe://cluster.local/ns/default/sa/friend", "spiffe://cluster.local/ns/shop/sa/x")
     async with server(tmp_path, text) as (envoy, app):
 
-        async def status(identity: str, path: str, **more: str) -> int:
-            return (
-                await call(envoy, app.port, tls=client_tls(tmp_path, *MESH, identity=identity), path=path, **more)
-            ).status
+        async def status(identity: str, path: str, *, method: str = "GET", headers: str = "") -> int:
+            tls = client_tls(tmp_path, *MESH, identity=identity)
+            return (await call(envoy, app.port, tls=tls, path=path, method=method, headers=headers)).status
 
         assert await status(friend, "/ok/x") == 200
         assert await status(friend, "/one") == 200
@@ -268,7 +267,7 @@ spec:
 
 
 async def test_request_authentication(tmp_path: Path) -> None:
-    """No token passes, a valid one does and its claims can be asked for; invalid ones and those without keys are 401."""
+    """No token passes, a valid one does and its claims can be asked for; invalid ones and unknown issuers' are 401."""
     key = rsa.generate_private_key(65537, 2048)
     public = json.loads(RSAAlgorithm.to_jwk(key.public_key()))
     keys = json.dumps({"keys": [{**public, "kid": "k", "alg": "RS256"}]})
@@ -438,10 +437,7 @@ spec: {{hosts: [nick.name], http: [{{route: [{{destination: {{host: web}}}}]}}]}
 
 async def test_websocket(tmp_path: Path) -> None:
     """An upgrade passes both sidecars."""
-    async with pair(tmp_path, peer("STRICT"), "name: http") as (client, _, _app):
-        async with (
-            aiohttp.ClientSession() as session,
-            session.ws_connect(f"http://{client.ip}:80/ws", headers={"host": "web"}) as socket,
-        ):
+    async with pair(tmp_path, peer("STRICT"), "name: http") as (client, _, _app), aiohttp.ClientSession() as session:
+        async with session.ws_connect(f"http://{client.ip}:80/ws", headers={"host": "web"}) as socket:
             await socket.send_str("hello")
             assert (await socket.receive_str(timeout=5)) == "hello"

@@ -90,6 +90,7 @@ class Input(Source, Generic[K, V]):
     def __init__(self, name: str) -> None:
         self.name = name
         self.indexes: list[Index[Any, K, V]] = []
+        self.facets: list[Facet[K, V, Any]] = []
 
     if TYPE_CHECKING:
 
@@ -99,6 +100,30 @@ class Input(Source, Generic[K, V]):
 
     def compute(self, db: Db, key: Key) -> None:
         """A key nobody has put."""
+
+
+class Facet(Source, Generic[K, V, R]):
+    """A part of an input's values, under the same key. Who reads only the part is not even looked at when the rest
+    changes; None where the input is empty.
+
+    `part(key, value)` must not raise.
+    """
+
+    def __init__(self, name: str, of: Input[K, V], part: Callable[[K, V], R]) -> None:
+        self.name = name
+        self.of = of
+        self.part = part
+        of.facets.append(self)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, db: Db, key: K) -> R | None: ...
+    else:
+        __call__ = Source.read
+
+    def compute(self, db: Db, key: Key) -> R | None:
+        value = db.peek(self.of, key[0])
+        return self.part(key[0], value) if value is not None else None
 
 
 class Index(Source, Generic[I, K, V]):
@@ -180,12 +205,30 @@ class Db:
             node = self._tables[source][(key,)] = Node(source, (key,), CLEAN)
         node.value = value
         self._mark(node, DIRTY)
+        for facet in source.facets:
+            self._refine(facet, key, value)
         for index in source.indexes:
             before = set(index.entries(key, old)) if old is not None else set()
             after = set(index.entries(key, value)) if value is not None else set()
             for entry in before ^ after:
                 self._move(index, (entry,), key, entry in after)
         return True
+
+    def _refine(self, facet: Facet[K, V, Any], key: K, value: V | None) -> None:
+        node = self._tables[facet].get((key,))
+        if node is not None and node.state == CLEAN:
+            part = facet.part(key, value) if value is not None else None
+            if part != node.value:
+                node.value = part
+                self._mark(node, DIRTY)
+                if node.pins:
+                    self._stale[node] = None
+
+    def peek(self, source: Input[K, V], key: K) -> V | None:
+        """What an input holds, without recording the read."""
+        node = self._node(source, (key,))
+        value: V | None = node.value
+        return value
 
     def _move(self, index: Index[Any, K, V], entry: Key, key: K, present: bool) -> None:
         members = self._members[index].setdefault(entry, set())
@@ -342,7 +385,7 @@ class Db:
         gone = 0
         for table in self._tables.values():
             for node in [n for n in table.values() if n not in keep]:
-                if isinstance(node.source, Input) and node.value is not None:
+                if isinstance(node.source, Input) and node.value is not None:  # a facet is cheap to find again
                     node.readers &= keep
                     continue
                 for read in node.reads:
@@ -403,6 +446,7 @@ class Fork(Db):
             touched.add(node)
             own = self._tables[source][(key,)] = Node(source, (key,), CLEAN)
             own.value = value
+            touched |= {n for f in source.facets if (n := parent._tables[f].get((key,))) is not None}  # noqa: SLF001
             for index in source.indexes:
                 before = set(index.entries(key, node.value)) if node.value is not None else set()
                 after = set(index.entries(key, value)) if value is not None else set()

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pilotfish.engine import Db, Input, QueryFailed
+from pilotfish.engine import Db, Facet, Input, QueryFailed, Source
 from pilotfish.envoy import envoy_filters, virtual_hosts
 from pilotfish.envoy.outbound_listeners import Address
 from pilotfish.envoy.resource import ROUTE, Resource
@@ -42,7 +42,7 @@ class _Held:
 
     def __init__(self) -> None:
         self.addresses: Mapping[str, Address] = {}
-        self.resources: Mapping[str, Resource] = {}
+        self.resources: dict[str, Resource] = {}
 
 
 Use = tuple[View, str, str]
@@ -179,6 +179,7 @@ class Compiler:
         """Compile what is dirty. By watched view and type URL, the names that came, went or changed."""
         result: defaultdict[View, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         stale = self.db.stale()
+        copied: set[tuple[View, str]] = set()
         lists: list[tuple[View, str]] = []
         for source, key in stale:
             if (type_url := _LISTS.get(source)) is not None:
@@ -191,9 +192,10 @@ class Compiler:
             for view, type_url, name in self._users.get(address, ()):
                 held = self._held[view, type_url]
                 if held.resources.get(name) != found:
-                    resources = dict(held.resources)
-                    result[view][type_url] |= _set(resources, name, found)
-                    held.resources = resources
+                    if (view, type_url) not in copied:
+                        copied.add((view, type_url))
+                        held.resources = dict(held.resources)  # whoever holds the old one may compare
+                    result[view][type_url] |= _set(held.resources, name, found)
         for view, type_url in lists:
             if names := self._update(view, type_url):
                 result[view][type_url] |= names
@@ -209,7 +211,7 @@ class Compiler:
         """The objects a resource was compiled from."""
         source = envoy_filters.TYPES.get(type_url)
         address = source(self.db, view).get(name) if source is not None else None
-        return _objects(self.db, address) if address is not None else ()
+        return _objects(self.db, *address) if address is not None else ()
 
     def errors(self) -> tuple[Failed, ...]:
         """What could not be compiled."""
@@ -217,7 +219,8 @@ class Compiler:
         for address, error in self._failed.items():
             users = sorted((t, n) for _, t, n in self._users.get(address, ())) or [("", address[0].name)]
             cause = f"{type(error.cause).__name__}: {error.cause}"
-            result.append(Failed(*users[0], cause, _objects(self.db, (error.source, error.key))))  # type: ignore[arg-type]  # a query failed
+            sources = _objects(self.db, error.source, error.key) or _objects(self.db, *address)
+            result.append(Failed(*users[0], cause, sources))
         return tuple(result)
 
 
@@ -234,11 +237,10 @@ def _set(resources: dict[str, Resource], name: str, found: Resource | None) -> s
     return {name}
 
 
-def _objects(db: Db, address: Address) -> tuple[ObjectRef, ...]:
-    query, key = address
+def _objects(db: Db, source: Source, key: tuple[Any, ...]) -> tuple[ObjectRef, ...]:
     found: dict[ObjectRef, None] = {}
-    for source, at in db.inputs(query, *key):
-        if isinstance(source, Input) and source(db, *at) is not None:
+    for leaf, at in db.inputs(source, *key):
+        if isinstance(leaf, (Input, Facet)) and leaf(db, *at) is not None:
             ref = at[0]
-            found[ObjectRef(source.name, *ref) if isinstance(ref, tuple) else ObjectRef(source.name, "", ref)] = None
+            found[ObjectRef(leaf.name, *ref) if isinstance(ref, tuple) else ObjectRef(leaf.name, "", ref)] = None
     return tuple(found)

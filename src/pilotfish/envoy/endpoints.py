@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pilotfish.api.networking.destination_rule import LocalityLbSetting, TrafficPolicy
@@ -90,11 +91,19 @@ def mtls_capable(db: Db, endpoint: Endpoint) -> bool:
     return authentication.mtls(db, endpoint.namespace, endpoint.labels).at(endpoint.port) is not MutualTLSMode.DISABLE
 
 
-@query
-def lb_endpoint(db: Db, at: str, port: int, health: str, weight: int, tls: bool, workload: str) -> bytes:
+@lru_cache(maxsize=65_536)
+def lb_endpoint(at: str, port: int, health: str, weight: int, tls: bool, workload: str) -> bytes:
     """One endpoint's bytes, shared by all assignments it is in."""
-    del db
-    return proto.encode(_LB_ENDPOINT, _lb_endpoint(at, port, health, weight, tls, workload))
+    own = proto.encode(_LB_ENDPOINT, _lb_endpoint(at, port, health, weight, False, ""))
+    described = _endpoint_metadata(tls, workload)
+    return own + field(3, described) if described else own
+
+
+@lru_cache(maxsize=16_384)
+def _endpoint_metadata(tls: bool, workload: str) -> bytes:
+    """The part that all endpoints of a workload have in common."""
+    fields = _lb_endpoint("", 0, Health.HEALTHY, 1, tls, workload)
+    return proto.encode("envoy.config.core.v3.Metadata", fields["metadata"]) if "metadata" in fields else b""
 
 
 _LB_ENDPOINT = "envoy.config.endpoint.v3.LbEndpoint"
@@ -300,9 +309,7 @@ def assignment(
         members = []
         for e in group.members:
             at, number_, health, weight, _, workload = _described(e, cluster)
-            members.append(
-                field(2, lb_endpoint(db, at, number_, health, weight, mutual and mtls_capable(db, e), workload))
-            )
+            members.append(field(2, lb_endpoint(at, number_, health, weight, mutual and mtls_capable(db, e), workload)))
         parts.append(field(2, b"".join(members) + proto.encode(_GROUP, _envelope(group))))
     return finish(ENDPOINT, name, b"".join(parts))
 

@@ -20,18 +20,29 @@ NAME_TABLE = proto.TYPE_URL + proto.NAME_TABLE
 
 
 class Resource(msgspec.Struct, frozen=True, gc=False):
-    """One resource as it goes out, shared by every proxy that gets it.
+    """One resource as it goes out, shared by every proxy that gets it. Equal versions are equal bytes.
 
-    `delta` is a finished `DeltaDiscoveryResponse.resources` field, `sotw` one of `DiscoveryResponse.resources`. Equal
-    versions are equal bytes.
+    The bytes are kept once: the other forms are parts of the delta form.
     """
 
     name: str
     version: str
+    """A hash of the content."""
     delta: bytes
-    sotw: bytes
-    body: bytes
-    """The message itself."""
+    """A finished `DeltaDiscoveryResponse.resources` field."""
+    _any: int
+    _body: int
+    _end: int
+
+    @property
+    def sotw(self) -> bytes:
+        """A finished `DiscoveryResponse.resources` field; both have the number 2, so it is what is inside the other."""
+        return self.delta[self._any : self._end]
+
+    @property
+    def body(self) -> bytes:
+        """The message itself."""
+        return self.delta[self._body : self._end]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Resource) and self.version == other.version and self.name == other.name
@@ -43,14 +54,15 @@ class Resource(msgspec.Struct, frozen=True, gc=False):
 def finish(type_url: str, name: str, body: bytes) -> Resource:
     """A resource from its message's bytes."""
     version = hashlib.blake2b(body, digest_size=8).hexdigest()
-    packed = field(1, type_url.encode()) + field(2, body)
-    return Resource(
-        name,
-        version,
-        field(2, field(1, version.encode()) + field(2, packed) + field(3, name.encode())),
-        field(2, packed),
-        body,
-    )
+    url = field(1, type_url.encode())
+    before, after = field(1, version.encode()), field(3, name.encode())
+    size = len(url) + len(head(2, len(body))) + len(body)
+    packed = (head(2, size), url, head(2, len(body)), body)
+    inside = len(before) + len(packed[0]) + size
+    start = head(2, inside + len(after))
+    delta = b"".join((start, before, *packed, after))
+    end = len(start) + inside
+    return Resource(name, version, delta, len(start) + len(before), end - len(body), end)
 
 
 def build(type_url: str, fields: Mapping[str, Any]) -> Resource:
@@ -59,11 +71,16 @@ def build(type_url: str, fields: Mapping[str, Any]) -> Resource:
     return finish(type_url, name, proto.encode(type_url.removeprefix(proto.TYPE_URL), fields))
 
 
+def head(number: int, size: int) -> bytes:
+    """The tag and length before a length-delimited protobuf field."""
+    made = bytearray((number << 3 | 2,))
+    while size > 0x7F:
+        made.append(size & 0x7F | 0x80)
+        size >>= 7
+    made.append(size)
+    return bytes(made)
+
+
 def field(number: int, payload: bytes) -> bytes:
     """A length-delimited protobuf field; joined fields are a message, and a joined repeated field grows."""
-    size, head = len(payload), bytearray((number << 3 | 2,))
-    while size > 0x7F:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    head.append(size)
-    return bytes(head) + payload
+    return head(number, len(payload)) + payload

@@ -36,7 +36,7 @@ class Head(NamedTuple):
 
 @query
 def head(db: Db, ref: Ref) -> Head | None:
-    config = inputs.DESTINATION_RULES(db, ref)
+    config = inputs.DESTINATION_RULE_HEADS(db, ref)
     if config is None:
         return None
     spec = config.spec

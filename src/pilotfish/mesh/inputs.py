@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pilotfish.api import Config, networking, security, telemetry
-from pilotfish.engine import Index, Input
+from pilotfish.engine import Facet, Index, Input
 from pilotfish.mesh import kubernetes as k8s
 from pilotfish.mesh import names
 
@@ -109,6 +109,20 @@ def source_labels(spec: networking.VirtualService) -> set[str]:
     matches += [m for r in spec.tls for m in r.match]
     matches += [m for r in spec.tcp for m in r.match]
     return {key for m in matches for key in m.source_labels}
+
+
+VIRTUAL_SERVICE_HEADS = Facet("VirtualService", VIRTUAL_SERVICES, lambda _r, c: _head(c, http=(), tls=(), tcp=()))
+"""Everything but the routes: what decides which VirtualService is used."""
+DESTINATION_RULE_HEADS = Facet(
+    "DestinationRule", DESTINATION_RULES, lambda _r, c: _head(c, traffic_policy=None, subsets=())
+)
+"""Everything but the policies: what decides which DestinationRule is used."""
+SERVICE_ENTRY_HEADS = Facet("ServiceEntry", SERVICE_ENTRIES, lambda _r, c: _head(c, endpoints=()))
+"""Everything but the endpoints."""
+
+
+def _head(config: Config[Any], **cleared: Any) -> Config[Any]:
+    return msgspec.structs.replace(config, spec=msgspec.structs.replace(config.spec, **cleared))
 
 
 def _match_gateways(config: Config[networking.VirtualService]) -> set[str]:

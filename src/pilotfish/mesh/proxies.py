@@ -131,7 +131,11 @@ def parse(db: Db, node: Mapping[str, Any], identity: tuple[str, str] | None) -> 
             network=str(metadata.get("NETWORK") or (pod.network if pod is not None else "")),
             cluster=str(metadata.get("CLUSTER_ID") or settings(db).cluster),
             node=str(metadata.get("NODE_NAME") or (pod.node if pod is not None else "")),
-            workload=str(metadata.get("WORKLOAD_NAME") or (pod.name if pod is not None else pod_name)),
+            workload=str(
+                metadata.get("WORKLOAD_NAME")
+                or (pod.name if pod is not None else "")
+                or workloads.canonical_name(metadata.get("LABELS") or {}, pod_name)
+            ),
             service_account=identity[1] if identity else str(metadata.get("SERVICE_ACCOUNT") or ""),
             verified=identity is not None and identity[0] == namespace,
             domain=domain,

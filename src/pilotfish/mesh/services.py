@@ -99,7 +99,7 @@ def service(db: Db, namespace: str, host: str) -> Service | None:
 
 
 def _oldest_first(db: Db, refs: Iterable[Ref]) -> list[Config[networking.ServiceEntry]]:
-    found = [config for ref in refs if (config := inputs.SERVICE_ENTRIES(db, ref)) is not None]
+    found = [config for ref in refs if (config := inputs.SERVICE_ENTRY_HEADS(db, ref)) is not None]
     return sorted(found, key=lambda c: c.age_order)
 
 
@@ -245,7 +245,7 @@ def exports(db: Db, namespace: str) -> tuple[Export, ...]:
     domain = settings(db).domain
     hosts = dict.fromkeys(f"{r.name}.{r.namespace}.svc.{domain}" for r in inputs.SERVICES_IN(db, namespace))
     for ref in inputs.SERVICE_ENTRIES_IN(db, namespace):
-        config = inputs.SERVICE_ENTRIES(db, ref)
+        config = inputs.SERVICE_ENTRY_HEADS(db, ref)
         hosts.update(dict.fromkeys(config.spec.hosts if config is not None else ()))
     return tuple(sorted(e for host in hosts if (e := export(db, namespace, host)) is not None))
 

@@ -34,7 +34,7 @@ class Head(NamedTuple):
 
 @query
 def head(db: Db, ref: Ref) -> Head | None:
-    config = inputs.VIRTUAL_SERVICES(db, ref)
+    config = inputs.VIRTUAL_SERVICE_HEADS(db, ref)
     if config is None or not discovered(db, ref.namespace):
         return None
     export = config.spec.export_to or mesh(db).default_virtual_service_export_to or ("*",)

@@ -20,7 +20,7 @@ def pairs(labels: Mapping[str, str]) -> Labels:
 
 def selects(selector: Mapping[str, str], labels: Labels) -> bool:
     """Whether all pairs of a selector are among the labels; an empty one selects everything."""
-    return not selector or selector.items() <= dict(labels).items()
+    return all(pair in labels for pair in selector.items())
 
 
 class Locality(NamedTuple):
