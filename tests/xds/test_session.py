@@ -9,14 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilotfish.envoy.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
-from pilotfish.envoy.resource import field as chunk
+from pilotfish.envoy.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource, finish
 from pilotfish.xds.session import Request, Response, Session
 
 
 def resource(name: str, version: str) -> Resource:
-    body = f"{name}={version}".encode()
-    return Resource(name, version, chunk(2, body), chunk(2, body), body)
+    return finish(CLUSTER, name, f"{name}={version}".encode(), version)
 
 
 @dataclass

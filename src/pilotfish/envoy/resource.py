@@ -51,9 +51,9 @@ class Resource(msgspec.Struct, frozen=True, gc=False):
         return hash((self.name, self.version))
 
 
-def finish(type_url: str, name: str, body: bytes) -> Resource:
-    """A resource from its message's bytes."""
-    version = hashlib.blake2b(body, digest_size=8).hexdigest()
+def finish(type_url: str, name: str, body: bytes, version: str = "") -> Resource:
+    """A resource from its message's bytes. The version is a hash of them unless given."""
+    version = version or hashlib.blake2b(body, digest_size=8).hexdigest()
     url = field(1, type_url.encode())
     before, after = field(1, version.encode()), field(3, name.encode())
     size = len(url) + len(head(2, len(body))) + len(body)
