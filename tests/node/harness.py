@@ -231,7 +231,8 @@ class World:
                 if condition(pod):
                     return pod
             status = json.dumps(pod.get("status"), indent=1)
-            assert time.monotonic() < end, f"pod {name} not within {seconds} s: {what}\n{status}"
+            log = self.cluster.log("pilotfish.local.node").read_text()[-3000:]
+            assert time.monotonic() < end, f"pod {name} not within {seconds} s: {what}\n{status}\n{log}"
             await asyncio.sleep(0.02)
 
     async def ready(self, name: str, seconds: float = SECONDS) -> Object:

@@ -27,10 +27,14 @@ def container(name: str, text: str, **rest: Any) -> dict[str, Any]:
 
 
 async def events(world: World, name: str) -> dict[str, str]:
-    """Reason → last message of the events about a pod."""
+    """Reason → messages of the events about a pod, as one text."""
     path = f"/api/v1/namespaces/{world.namespace}/events"
     found = await world.client.request("GET", path)
-    return {e["reason"]: e["message"] for e in found["items"] if e["involvedObject"]["name"] == name}
+    told: dict[str, list[str]] = {}
+    for event in found["items"]:
+        if event["involvedObject"]["name"] == name:
+            told.setdefault(event["reason"], []).append(event["message"])
+    return {reason: "\n".join(messages) for reason, messages in told.items()}
 
 
 async def until_event(world: World, name: str, reason: str) -> str:
@@ -223,7 +227,7 @@ async def test_probes_restart_and_gate(world: World) -> None:
     await world.output("p", "touch", "/run/dead")
     pod = await world.until("p", lambda p: container_state(p)["restartCount"] == 1, "restarted")
     assert container_state(pod)["lastState"]["terminated"]["exitCode"] == 0
-    assert "Liveness probe failed" in await until_event(world, "p", "Unhealthy")
+    assert "failed liveness probe, will be restarted" in await until_event(world, "p", "Killing")
     await world.ready("p")
 
 

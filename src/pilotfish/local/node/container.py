@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import signal
@@ -37,6 +38,7 @@ from pilotfish.local.node.status import ContainerView, Kind
 from pilotfish.local.node.volumes.mounted import PodVolumes, VolumeError
 
 Object = Mapping[str, Any]
+_log = logging.getLogger(__name__)
 
 MAX_MESSAGE = 4096
 _FALLBACK_MESSAGE = 2048
@@ -167,7 +169,12 @@ class ContainerWorker:
     async def _run(self) -> None:
         while True:
             self._redefined.clear()
-            code = await self._once()
+            try:
+                code = await self._once()
+            except Exception as error:  # noqa: BLE001 - a container must not get lost by a mistake in the node
+                _log.exception("container %s of pod %s", self.name, self.pod.object["metadata"]["name"])
+                code = 128
+                self._ended("", code, "ContainerCannotRun", f"{type(error).__name__}: {error}", None)
             self.launched.set()
             if self._stopping or not self._again(code):
                 return

@@ -127,8 +127,10 @@ def build(
     spec = pod["spec"]
     policy = spec.get("restartPolicy") or "Always"
     kind = "Failed" if view.reason else phase("Never" if finished else policy, init, main)
+    if kind in {"Succeeded", "Failed"} and any("running" in one.state for one in (*init, *main)):
+        kind = "Running"  # it is over when the last container has ended
     result: Json = {"phase": kind, "hostIP": str(NODE_IP), "hostIPs": [{"ip": str(NODE_IP)}]}
-    if view.reason:
+    if view.reason and kind == "Failed":
         result |= {"reason": view.reason, "message": view.message}
     if view.ip:
         result |= {"podIP": view.ip, "podIPs": [{"ip": view.ip}]}
