@@ -77,6 +77,14 @@ def test_normalising_drops_what_go_does_not_print() -> None:
     assert obj["spec"]["containers"][0] == {"name": "a", "image": "i", "livenessProbe": {"httpGet": {"port": "web"}}}
 
 
+def test_an_empty_list_of_managers_is_kept() -> None:
+    """A client that sends one asks for the bookkeeping to be dropped."""
+    obj = pod()
+    obj["metadata"] |= {"managedFields": [], "finalizers": []}
+    assert schema.decode_errors(builtin(POD), obj) == []
+    assert obj["metadata"] == {"name": "x", "managedFields": []}
+
+
 def test_base64_is_checked_when_read() -> None:
     """A Secret whose data is no base64 cannot be read at all."""
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"a": "not base64!"}}

@@ -10,7 +10,7 @@ from typing import Any
 from pilotfish.local.apiserver.crd.resources import schema_of
 from pilotfish.local.apiserver.errors import internal
 from pilotfish.local.apiserver.resource import Object
-from pilotfish.local.apiserver.schema import Schema, prune
+from pilotfish.local.apiserver.schema import Schema, apply_defaults, prune
 
 CallWebhook = Callable[[Object, Object], Awaitable[Object]]
 """Post a review (second) to the webhook of a clientConfig (first) and return the answer; raises what goes wrong."""
@@ -21,9 +21,9 @@ async def convert_objects(
 ) -> list[Object]:
     """The objects in `to_version` (`v1`), in the same order; those already in it are returned as they are.
 
-    Strategy None changes only apiVersion; strategy Webhook asks once for all. Fields that the version lacks are pruned.
-    ApiError 500 when the webhook fails or
-    answers something that is not the same objects in that version.
+    Strategy None changes only apiVersion; strategy Webhook asks once for all. Fields that the version lacks are
+    pruned, its defaults are filled in. ApiError 500 when the webhook fails or answers something that is not the same
+    objects in that version.
     """
     api_version = f"{crd['spec']['group']}/{to_version}"
     stale = [obj for obj in objects if obj.get("apiVersion") != api_version]
@@ -40,6 +40,7 @@ async def convert_objects(
 
 def _fitted(schema: Schema, obj: Object) -> Object:
     prune(schema, obj)
+    apply_defaults(schema, obj)
     return obj
 
 

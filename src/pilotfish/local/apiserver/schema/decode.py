@@ -18,6 +18,10 @@ _WORDS = {str: "string", bool: "bool", int: "number", float: "number", list: "ar
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
 
+_KEPT_EMPTY = frozenset({"managedFields"})
+"""Empty it means something: a client that sends it wants the bookkeeping gone."""
+
+
 class _WrongType(Exception):  # noqa: N818 - the first of possibly many, not a failure of ours
     """Unwinds to the root, collecting the names of the fields it passes."""
 
@@ -76,7 +80,7 @@ def _object(s: Schema, obj: dict[str, Any]) -> None:
             raise
         if new is not value:
             obj[key] = new
-        if not new and key not in s.required and (child.omit_zero or _emptied(child, new)):
+        if not new and key not in _KEPT_EMPTY and key not in s.required and (child.omit_zero or _emptied(child, new)):
             (gone := gone or []).append(key)
     for key in gone or ():
         del obj[key]
