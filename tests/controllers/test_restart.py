@@ -9,6 +9,7 @@ from tests.controllers.conftest import start, stop
 
 from pilotfish.kube.client import Client
 from pilotfish.kube.informer import Informer
+from pilotfish.kube.meta import is_deleting
 from pilotfish.kube.resources import CONFIG_MAPS, DEPLOYMENTS, PODS, REPLICA_SETS
 from pilotfish.local.controllers.base import Cluster
 from pilotfish.local.controllers.deployment import DeploymentController
@@ -36,7 +37,7 @@ async def test_controllers_and_informers_survive_a_restart_of_the_server(tmp_pat
             server.process.kill()
             server.process.wait()
             (server.data / "run" / "apiserver.json").unlink()
-            server = start(tmp_path / "data", port)
+            server = await asyncio.to_thread(start, tmp_path / "data", port)
             await client.patch(DEPLOYMENTS, "web", {"spec": {"replicas": 4}}, "default")
             assert await informer.until(lambda: len(informer.store) == 4, 20)
             maps = Informer(client, CONFIG_MAPS, "default", fields="metadata.name=child")
@@ -61,14 +62,18 @@ async def test_two_replicas_of_a_controller_do_not_fight(client: Client, namespa
         tasks = [asyncio.create_task(one.run()) for one in controllers]
         spec = {"replicas": 5, "selector": {"matchLabels": {"app": "web"}}, "template": template()}
         await client.create(DEPLOYMENTS, {"metadata": {"name": "web"}, "spec": spec}, namespace)
-        sets, pods = cluster.informers.get(REPLICA_SETS).store, cluster.informers.get(PODS)
+        sets, pods = cluster.informers.get(REPLICA_SETS), cluster.informers.get(PODS)
 
-        def done() -> bool:
-            status = [one.get("status") or {} for one in sets.in_namespace(namespace)]
-            return len(status) == 1 and status[0].get("replicas") == 5 and len(pods.store.in_namespace(namespace)) == 5
+        def counted() -> bool:
+            return [one.get("status", {}).get("replicas") for one in sets.store.in_namespace(namespace)] == [5]
+
+        def made() -> bool:
+            return len([pod for pod in pods.store.in_namespace(namespace) if not is_deleting(pod)]) == 5
 
         try:
-            assert await pods.until(done, 20)
+            assert await sets.until(counted, 20)
+            assert await pods.until(made, 20)
+            assert (await client.get(DEPLOYMENTS, "web", namespace))["status"].get("collisionCount", 0) == 0
         finally:
             for task in tasks:
                 task.cancel()

@@ -84,6 +84,12 @@ def is_already_exists(error: BaseException) -> bool:
     return isinstance(error, ApiStatusError) and error.code == 409 and error.reason == "AlreadyExists"
 
 
+def is_namespace_ending(error: BaseException) -> bool:
+    """Nothing can be created any more in a namespace that is being deleted."""
+    causes = error.causes if isinstance(error, ApiStatusError) else []
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+
+
 def is_expired(error: BaseException) -> bool:
     """The resource version is too old: list again."""
     return isinstance(error, ApiStatusError) and (error.code == 410 or error.reason in {"Expired", "Gone"})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pilotfish.kube.client import Client, Propagation
-from pilotfish.kube.errors import KubeError, is_not_found
+from pilotfish.kube.errors import KubeError, is_namespace_ending, is_not_found
 from pilotfish.kube.events import EventRecorder
 from pilotfish.kube.informer import Change, Informer, Informers
 from pilotfish.kube.meta import (
@@ -185,7 +185,14 @@ class Controller:
         """Runs until cancelled; the informers must be synced."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.events.run(), name=f"events {self.name}")
-            group.create_task(self.queue.run(self.sync, self.workers), name=f"controller {self.name}")
+            group.create_task(self.queue.run(self._sync, self.workers), name=f"controller {self.name}")
+
+    async def _sync(self, key: Key) -> None:
+        try:
+            await self.sync(key)
+        except KubeError as error:
+            if not is_namespace_ending(error):
+                raise
 
 
 async def in_batches(actions: Sequence[Callable[[], Awaitable[object]]]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from pilotfish.kube.errors import KubeError, is_already_exists
+from pilotfish.kube.errors import KubeError, is_already_exists, is_namespace_ending
 from pilotfish.kube.informer import Change
 from pilotfish.kube.meta import (
     Key,
@@ -564,8 +564,10 @@ class DeploymentController(Controller):
             made = await self.cluster.create(REPLICA_SETS, wanted)
         except KubeError as error:
             if is_already_exists(error):
-                facts.collision = True
-            else:
+                present = await self.client.get(REPLICA_SETS, name, key_of(deployment)[0])
+                # Ours, made a moment ago by another; or another template with the same hash: try the next name.
+                facts.collision = not (is_controlled_by(present, deployment) and find_new(deployment, [present]))
+            elif not is_namespace_ending(error):
                 facts.failure = f'Failed to create new replica set "{name}": {error}'
                 self.events.record(deployment, "Warning", "ReplicaSetCreateError", facts.failure)
             raise

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from pilotfish.kube.errors import ApiStatusError, KubeError
+from pilotfish.kube.errors import KubeError, is_namespace_ending
 from pilotfish.kube.informer import Change
 from pilotfish.kube.meta import (
     Key,
@@ -134,7 +134,7 @@ class ReplicaSetController(Controller):
         try:
             await in_batches([partial(self._create, replica_set)] * todo.create)
         except KubeError as error:
-            if isinstance(error, ApiStatusError) and "NamespaceTerminating" in {c.get("reason") for c in error.causes}:
+            if is_namespace_ending(error):
                 return None, None
             return f"FailedCreate: {error}", error
         try:
