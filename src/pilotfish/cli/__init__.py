@@ -18,11 +18,15 @@ from pilotfish.errors import UserError
 COMMANDS = {
     "down": "Stop the local cluster.",
     "image": "Map image names to commands of this machine.",
+    "install": "Install the mesh, or change what is installed.",
     "kube-inject": "Put the sidecar into manifests, without a webhook.",
     "kubeconfig": "Print the path of the cluster's kubeconfig.",
+    "manifest": "Show what would be installed.",
     "reset": "Stop the local cluster and forget all its objects.",
     "status": "Show what runs, where, and what it uses.",
+    "uninstall": "Remove the mesh.",
     "up": "Start the local cluster, or what of it does not run.",
+    "upgrade": "Bring an installed mesh to this version.",
     "version": "Print the version.",
 }
 """Name → what it does, in a line. The module is the name with `_` for `-`."""
