@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pilotfish.kube.client import Client, Propagation
 from pilotfish.kube.errors import KubeError, is_namespace_ending, is_not_found
 from pilotfish.kube.events import EventRecorder
-from pilotfish.kube.informer import Change, Informer, Informers
+from pilotfish.kube.informer import Change, Informer, Informers, Store
 from pilotfish.kube.meta import (
     Key,
     controller_of,
@@ -22,7 +22,7 @@ from pilotfish.kube.meta import (
     labels_of,
     matches_selector,
 )
-from pilotfish.kube.resources import Object, ResourceType
+from pilotfish.kube.resources import PODS, Object, ResourceType
 from pilotfish.kube.workqueue import WorkQueue
 
 _log = logging.getLogger(__name__)
@@ -177,6 +177,38 @@ class Controller:
                     self.queue.add((key_of(obj)[0], reference["name"]))
 
         return handle
+
+    def enqueue_claimants(self, resource: ResourceType, claimants: Store) -> Callable[[Change], None]:
+        """As `enqueue_owner`, and for something without a controller those of `claimants` whose selector matches it."""
+        enqueue_owner = self.enqueue_owner(resource)
+
+        def handle(change: Change) -> None:
+            enqueue_owner(change)
+            obj = change.new
+            if obj is None or controller_of(obj) is not None or not labels_of(obj):
+                return
+            for one in claimants.in_namespace(key_of(obj)[0]):
+                if matches_selector(one["spec"].get("selector"), labels_of(obj)):
+                    self.queue.add(key_of(one))
+
+        return handle
+
+    async def create_pod(self, owner: Object, pod: Object) -> None:
+        """Create it and tell in an event how that went."""
+        try:
+            made = await self.cluster.create(PODS, pod)
+        except KubeError as error:
+            self.events.record(owner, "Warning", "FailedCreate", f"Error creating: {error}")
+            raise
+        self.events.record(owner, "Normal", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
+
+    async def delete_pod(self, owner: Object, pod: Object) -> None:
+        try:
+            await self.cluster.delete(PODS, pod)
+        except KubeError as error:
+            self.events.record(owner, "Warning", "FailedDelete", f"Error deleting: {error}")
+            raise
+        self.events.record(owner, "Normal", "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
 
     async def sync(self, key: Key) -> None:
         raise NotImplementedError

@@ -12,7 +12,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from pilotfish.kube.errors import KubeError
 from pilotfish.kube.informer import Change
 from pilotfish.kube.meta import (
     Key,
@@ -21,7 +20,6 @@ from pilotfish.kube.meta import (
     is_deleting,
     key_of,
     labels_of,
-    matches_selector,
     now,
 )
 from pilotfish.kube.resources import CONTROLLER_REVISIONS, DAEMON_SETS, NODES, PODS, Object
@@ -260,7 +258,7 @@ class DaemonSetController(Controller):
         self._sets = self.watch(DAEMON_SETS).store
         self._revisions = self.watch(CONTROLLER_REVISIONS, self.enqueue_owner(DAEMON_SETS)).store
         self._nodes = self.watch(NODES, self._node_changed).store
-        self._pods = self.watch(PODS, self._pod_changed).store
+        self._pods = self.watch(PODS, self.enqueue_claimants(DAEMON_SETS, self._sets)).store
 
     def _node_changed(self, change: Change) -> None:
         old, new = change
@@ -270,14 +268,6 @@ class DaemonSetController(Controller):
                 return  # a heartbeat
         for one in self._sets.values():
             self.queue.add(key_of(one))
-
-    def _pod_changed(self, change: Change) -> None:
-        self.enqueue_owner(DAEMON_SETS)(change)
-        pod = change.object
-        if change.new is not None and controller_of(pod) is None and labels_of(pod):
-            for one in self._sets.in_namespace(key_of(pod)[0]):
-                if matches_selector(one["spec"].get("selector"), labels_of(pod)):
-                    self.queue.add(key_of(one))
 
     async def sync(self, key: Key) -> None:
         daemon_set = self._sets.get(*key)
@@ -310,21 +300,7 @@ class DaemonSetController(Controller):
             phase, node = phase_of(pod).lower(), node_of(pod)
             message = f"Found {phase} daemon pod {'/'.join(key_of(pod))} on node {node}, will try to kill it"
             self.events.record(daemon_set, "Warning", "FailedDaemonPod", message)
-        await in_batches([partial(self._delete, daemon_set, pod) for pod in todo.delete])
-        await in_batches([partial(self._create, daemon_set, node, revision) for node in todo.create])
-
-    async def _create(self, daemon_set: Object, node: str, revision: str) -> None:
-        try:
-            made = await self.cluster.create(PODS, make_pod(daemon_set, node, revision))
-        except KubeError as error:
-            self.events.record(daemon_set, "Warning", "FailedCreate", f"Error creating: {error}")
-            raise
-        self.events.record(daemon_set, "Normal", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
-
-    async def _delete(self, daemon_set: Object, pod: Object) -> None:
-        try:
-            await self.cluster.delete(PODS, pod)
-        except KubeError as error:
-            self.events.record(daemon_set, "Warning", "FailedDelete", f"Error deleting: {error}")
-            raise
-        self.events.record(daemon_set, "Normal", "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
+        await in_batches([partial(self.delete_pod, daemon_set, pod) for pod in todo.delete])
+        await in_batches(
+            [partial(self.create_pod, daemon_set, make_pod(daemon_set, node, revision)) for node in todo.create]
+        )

@@ -24,8 +24,6 @@ from pilotfish.kube.meta import (
     is_controlled_by,
     is_deleting,
     key_of,
-    labels_of,
-    matches_selector,
     now,
     parse_time,
     with_condition,
@@ -458,16 +456,8 @@ class DeploymentController(Controller):
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
         self._deployments = self.watch(DEPLOYMENTS).store
-        self._sets = self.watch(REPLICA_SETS, self._set_changed).store
+        self._sets = self.watch(REPLICA_SETS, self.enqueue_claimants(DEPLOYMENTS, self._deployments)).store
         self._pods = self.watch(PODS, self._pod_changed).store
-
-    def _set_changed(self, change: Change) -> None:
-        self.enqueue_owner(DEPLOYMENTS)(change)
-        one = change.object
-        if change.new is not None and controller_of(one) is None and labels_of(one):
-            for deployment in self._deployments.in_namespace(key_of(one)[0]):
-                if matches_selector(deployment["spec"].get("selector"), labels_of(one)):
-                    self.queue.add(key_of(deployment))
 
     def _pod_changed(self, change: Change) -> None:
         """Only a Recreate waits for pods themselves: for the last one of the old to be gone."""

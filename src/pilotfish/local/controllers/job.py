@@ -509,7 +509,7 @@ class JobController(Controller):
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
         self._jobs = self.watch(JOBS).store
-        self._pods = self.watch(PODS, self.enqueue_owner(JOBS)).store
+        self._pods = self.watch(PODS, self.enqueue_claimants(JOBS, self._jobs)).store
         # Pods by the job that controls them, also when it is gone and they wait for its finalizer.
         self._pods.add_index("job", _owner_index)
 
@@ -532,8 +532,8 @@ class JobController(Controller):
             if verdict is None:
                 # What we take away ourselves, to suspend or to shrink, has not failed: it is not to be counted.
                 await self._release(todo.delete)
-            await in_batches([partial(self._delete, job, pod) for pod in todo.delete])
-            await in_batches([partial(self._create, job, index) for index in todo.create])
+            await in_batches([partial(self.delete_pod, job, pod) for pod in todo.delete])
+            await in_batches([partial(self.create_pod, job, make_pod(job, index)) for index in todo.create])
         finally:
             uid = job["metadata"]["uid"]
             pods = [
@@ -561,18 +561,6 @@ class JobController(Controller):
             except KubeError as error:
                 if not is_not_found(error):
                     raise
-
-    async def _create(self, job: Object, index: int | None) -> None:
-        try:
-            made = await self.cluster.create(PODS, make_pod(job, index))
-        except KubeError as error:
-            self.events.record(job, "Warning", "FailedCreate", f"Error creating: {error}")
-            raise
-        self.events.record(job, "Normal", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
-
-    async def _delete(self, job: Object, pod: Object) -> None:
-        await self.cluster.delete(PODS, pod)
-        self.events.record(job, "Normal", "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
 
     def _tell(self, job: Object, wanted: Mapping[str, Any]) -> None:
         """Events for the conditions that have just come true."""

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from pilotfish.kube.errors import KubeError, is_namespace_ending
-from pilotfish.kube.informer import Change
 from pilotfish.kube.meta import (
     Key,
     controller_of,
@@ -19,7 +18,6 @@ from pilotfish.kube.meta import (
     is_deleting,
     key_of,
     labels_of,
-    matches_selector,
     now,
     with_condition,
 )
@@ -92,6 +90,12 @@ def status(replica_set: Mapping[str, Any], pods: Sequence[Object], failure: str 
     return {"replicas": len(active), **counts, **({"terminatingReplicas": terminating} if terminating else {})}
 
 
+def make_pod(replica_set: Mapping[str, Any]) -> Object:
+    namespace, name = key_of(replica_set)
+    reference = controller_reference(replica_set, REPLICA_SETS)
+    return from_template(replica_set["spec"]["template"], namespace, reference, prefix=f"{name}-")
+
+
 class ReplicaSetController(Controller):
     name = "replicaset-controller"
     workers = 8
@@ -99,15 +103,7 @@ class ReplicaSetController(Controller):
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
         self._sets = self.watch(REPLICA_SETS).store
-        self._pods = self.watch(PODS, self._pod_changed).store
-
-    def _pod_changed(self, change: Change) -> None:
-        pod = change.object
-        self.enqueue_owner(REPLICA_SETS)(change)
-        if change.new is not None and controller_of(pod) is None and labels_of(pod):
-            for one in self._sets.in_namespace(key_of(pod)[0]):
-                if matches_selector(one["spec"].get("selector"), labels_of(pod)):
-                    self.queue.add(key_of(one))
+        self._pods = self.watch(PODS, self.enqueue_claimants(REPLICA_SETS, self._sets)).store
 
     async def sync(self, key: Key) -> None:
         replica_set = self._sets.get(*key)
@@ -132,32 +128,13 @@ class ReplicaSetController(Controller):
 
     async def _act(self, replica_set: Object, todo: Plan) -> tuple[str | None, KubeError | None]:
         try:
-            await in_batches([partial(self._create, replica_set)] * todo.create)
+            await in_batches([partial(self.create_pod, replica_set, make_pod(replica_set))] * todo.create)
         except KubeError as error:
             if is_namespace_ending(error):
                 return None, None
             return f"FailedCreate: {error}", error
         try:
-            await in_batches([partial(self._delete, replica_set, pod) for pod in todo.delete])
+            await in_batches([partial(self.delete_pod, replica_set, pod) for pod in todo.delete])
         except KubeError as error:
             return f"FailedDelete: {error}", error
         return None, None
-
-    async def _create(self, replica_set: Object) -> None:
-        namespace, name = key_of(replica_set)
-        reference = controller_reference(replica_set, REPLICA_SETS)
-        template = replica_set["spec"]["template"]
-        try:
-            made = await self.cluster.create(PODS, from_template(template, namespace, reference, prefix=f"{name}-"))
-        except KubeError as error:
-            self.events.record(replica_set, "Warning", "FailedCreate", f"Error creating: {error}")
-            raise
-        self.events.record(replica_set, "Normal", "SuccessfulCreate", f"Created pod: {made['metadata']['name']}")
-
-    async def _delete(self, replica_set: Object, pod: Object) -> None:
-        try:
-            await self.cluster.delete(PODS, pod)
-        except KubeError as error:
-            self.events.record(replica_set, "Warning", "FailedDelete", f"Error deleting: {error}")
-            raise
-        self.events.record(replica_set, "Normal", "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")

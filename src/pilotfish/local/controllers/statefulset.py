@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pilotfish.kube.errors import KubeError, is_already_exists, is_not_found
-from pilotfish.kube.informer import Change
 from pilotfish.kube.meta import (
     Key,
     controller_of,
@@ -21,7 +20,6 @@ from pilotfish.kube.meta import (
     is_deleting,
     key_of,
     labels_of,
-    matches_selector,
     now,
 )
 from pilotfish.kube.resources import (
@@ -260,15 +258,7 @@ class StatefulSetController(Controller):
         super().__init__(cluster)
         self._sets = self.watch(STATEFUL_SETS).store
         self._revisions = self.watch(CONTROLLER_REVISIONS, self.enqueue_owner(STATEFUL_SETS)).store
-        self._pods = self.watch(PODS, self._pod_changed).store
-
-    def _pod_changed(self, change: Change) -> None:
-        self.enqueue_owner(STATEFUL_SETS)(change)
-        pod = change.object
-        if change.new is not None and controller_of(pod) is None and labels_of(pod):
-            for one in self._sets.in_namespace(key_of(pod)[0]):
-                if matches_selector(one["spec"].get("selector"), labels_of(pod)):
-                    self.queue.add(key_of(one))
+        self._pods = self.watch(PODS, self.enqueue_claimants(STATEFUL_SETS, self._sets)).store
 
     async def sync(self, key: Key) -> None:
         stateful_set = self._sets.get(*key)
