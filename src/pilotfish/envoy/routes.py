@@ -333,13 +333,11 @@ def _action(
 
 
 def timeouts(timeout: int) -> Fields:
-    """A route's timeout in nanoseconds; 0 is none, and then a gRPC caller's own deadline is kept.
+    """A route's timeout in nanoseconds; 0 is none. A gRPC caller's own deadline counts up to it.
 
-    With a timeout, `max_stream_duration` must be absent: it would switch the timeout off.
+    `max_grpc_timeout` is deprecated, but its successor `max_stream_duration` would switch `timeout` off.
     """
-    if timeout:
-        return {"timeout": duration(timeout)}
-    return {"timeout": duration(0), "max_stream_duration": {"grpc_timeout_header_max": duration(0)}}
+    return {"timeout": duration(timeout), "max_grpc_timeout": duration(timeout)}
 
 
 def _weighted(route: HTTPRouteDestination, to: Target) -> Fields:
