@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pilotfish.local.apiserver.openapi_enums import with_enums
 from pilotfish.local.apiserver.resource import Resource, Subresource
 from pilotfish.local.apiserver.schema import CustomDefinition
 from pilotfish.local.apiserver.schema.node import OBJECT_META
@@ -249,7 +248,7 @@ def _reached(paths: OpenApi, resources: Iterable[Resource], definitions: Definit
         if schema is None:
             found[name] = {"type": "object"}
             continue
-        found[name] = _published(with_enums(name, schema), prefix)
+        found[name] = _published(schema, prefix)
         wanted |= set(_references(schema)) - found.keys()
     return dict(sorted(found.items()))
 
