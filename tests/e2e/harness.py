@@ -132,7 +132,13 @@ class Cluster:
     def ready(self, namespace: str, *deployments: str, seconds: int = 60) -> None:
         """Wait until Deployments are available (all of the namespace by default)."""
         what = [f"deployment/{name}" for name in deployments] or ["deployment", "--all"]
-        self.kubectl("wait", "-n", namespace, "--for=condition=Available", f"--timeout={seconds}s", *what)
+        try:
+            self.kubectl("wait", "-n", namespace, "--for=condition=Available", f"--timeout={seconds}s", *what)
+        except CommandError as error:
+            seen = self.kubectl("get", "all", "-n", namespace, check=False)
+            events = self.kubectl("events", "-n", namespace, check=False)
+            logs = "".join((self.data / "logs" / f"{part}.log").read_text()[-3000:] for part in ("apiserver", "node"))
+            raise CommandError(f"{error}\n{seen}\n{events[-4000:]}\n{logs}") from error
 
     def state(self) -> dict[str, Any]:
         """What runs, from `pilotfish status`."""
