@@ -13,6 +13,8 @@ from typing import Any
 
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory
 
+from pilotfish.local.apiserver.cel.types import escape
+
 OpenApi = Mapping[str, Any]
 
 RULE = 10_000_000
@@ -31,9 +33,9 @@ _REGEX = 0.25
 
 def message(what: str, cost: int, limit: int) -> str:
     exceeded = cost / limit
-    factor = "more than 100x" if exceeded > 100 else f"factor of {exceeded:.1f}x"
+    factor = "more than 100x" if exceeded > 100 else f"{exceeded:f}x" if exceeded < 1.5 else f"{exceeded:.1f}x"
     return (
-        f"{what} exceeds budget by {factor} (try simplifying the rule, or adding maxItems, maxProperties, "
+        f"{what} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, "
         "and maxLength where arrays, maps, and strings are declared)"
     )
 
@@ -103,8 +105,12 @@ def smallest(schema: OpenApi) -> int:
     return {"array": 2, "object": 2}.get(str(kind), 1)
 
 
+_FORMATTED = {"date": 10, "date-time": 32, "duration": 32}
+"""The most characters that a string of the format has."""
+
+
 def largest(schema: OpenApi | None) -> int:
-    """How many items, entries or characters a value has at most."""
+    """How many items, entries or bytes of text a value has at most (a character may be four bytes)."""
     if schema is None:
         return _UNBOUNDED
     kind = schema.get("type")
@@ -118,7 +124,9 @@ def largest(schema: OpenApi | None) -> int:
     if kind == "string":
         if schema.get("enum"):
             return max(len(str(one)) for one in schema["enum"])
-        return int(schema.get("maxLength", _REQUEST - 2))
+        if size := _FORMATTED.get(schema.get("format", "")):
+            return size
+        return int(schema["maxLength"]) * 4 if "maxLength" in schema else _REQUEST - 2
     return 1
 
 
@@ -242,7 +250,10 @@ class _Estimator:
     def select(self, select: Any) -> tuple[float, _Known]:
         cost, of = self.visit(select.operand)
         schema = of.schema or {}
-        child = (schema.get("properties") or {}).get(select.field)
+        properties = schema.get("properties") or {}
+        child = properties.get(select.field)
+        if child is None:
+            child = next((one for name, one in properties.items() if escape(name) == select.field), None)
         if child is None and isinstance(schema.get("additionalProperties"), Mapping):
             child = schema["additionalProperties"]
         return cost + 1, _Known(child)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from pilotfish.local.apiserver.schema.validation import has_rules, old_items, sa
 
 T = cel.Type
 OpenApi = Mapping[str, Any]
+_TOTAL = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema"
 _OLD = re.compile(r"\boldSelf\b")
 _STEP = re.compile(r"\.(?P<name>[A-Za-z_][\w-]*)|\['(?P<quoted>(?:[^'\\]|\\.)+)'\]")
 
@@ -26,36 +27,47 @@ _STEP = re.compile(r"\.(?P<name>[A-Za-z_][\w-]*)|\['(?P<quoted>(?:[^'\\]|\\.)+)'
 # ------------------------------------------------------------------------------------------------------------ checking
 
 
-def rule_errors(path: str, schema: OpenApi) -> list[FieldError]:
-    """The rules of a sound schema, found at `path`, that do not compile or cost too much."""
+def rule_errors(path: str, schema: OpenApi, wrong: Sequence[str] = ()) -> list[FieldError]:
+    """The rules of a structural schema, found at `path`, that do not compile or cost too much.
+
+    Rules at or above a `wrong` path are not looked at: their types are not known.
+    """
     types = Types(schema)
     total = cost.Total()
-    errors = list(_rule_errors(path, schema, types, cost.Place.root(schema), total, within=""))
+    errors = list(_rule_errors(path, schema, types, cost.Place.root(schema), total, within="", wrong=wrong))
     if total.exceeded:
         why = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema"
         errors += [FieldError.forbidden(expensive, why) for expensive in total.expensive]
-        errors.append(FieldError.forbidden(path, cost.message("x-kubernetes-validations", total.cost, cost.TOTAL)))
+        errors.append(FieldError.forbidden(path, cost.message(_TOTAL, total.cost, cost.TOTAL)))
     return errors
 
 
 def _rule_errors(
-    path: str, schema: OpenApi, types: Types, place: cost.Place, total: cost.Total, within: str
+    path: str,
+    schema: OpenApi,
+    types: Types,
+    place: cost.Place,
+    total: cost.Total,
+    within: str,
+    wrong: Sequence[str],
 ) -> Iterator[FieldError]:
     """`within` is the path of the list or map whose items have no past, or empty."""
-    for i, rule in enumerate(schema.get("x-kubernetes-validations") or ()):
-        yield from _one_rule(f"{path}.x-kubernetes-validations[{i}]", rule, schema, types, place, total, within)
+    if not any(one.startswith(path) for one in wrong):
+        for i, rule in enumerate(schema.get("x-kubernetes-validations") or ()):
+            yield from _one_rule(f"{path}.x-kubernetes-validations[{i}]", rule, schema, types, place, total, within)
+    below = within or (path if schema.get("x-kubernetes-map-type") == "atomic" else "")
     for key, child in (schema.get("properties") or {}).items():
-        yield from _rule_errors(f"{path}.properties[{key}]", child, types, place.field(child), total, within)
+        yield from _rule_errors(f"{path}.properties[{key}]", child, types, place.field(child), total, below, wrong)
     if isinstance(schema.get("items"), Mapping):
         correlated = schema.get("x-kubernetes-list-type") == "map"
         below = within if within or correlated else path
         yield from _rule_errors(
-            f"{path}.items", schema["items"], types, place.many(schema, schema["items"]), total, below
+            f"{path}.items", schema["items"], types, place.many(schema, schema["items"]), total, below, wrong
         )
     entries = schema.get("additionalProperties")
     if isinstance(entries, Mapping):
         yield from _rule_errors(
-            f"{path}.additionalProperties", entries, types, place.many(schema, entries), total, within
+            f"{path}.additionalProperties", entries, types, place.many(schema, entries), total, within, wrong
         )
 
 

@@ -65,6 +65,7 @@ class Types:
         if name is not None:
             return name
         message = self.file.message_type.add(name=f"M{len(self.file.message_type)}")
+        message.options.deprecated_legacy_json_field_conflicts = True  # a schema may have both jwksUri and jwks_uri
         name = self.names[id(schema)] = f".schema.{message.name}"
         self.kept.append(schema)
         properties = dict(schema.get("properties") or {})

@@ -58,11 +58,27 @@ class CustomStrategy(Strategy):
         return self.validate(new)
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
-        _ = obj, old
-        return [self.deprecation] if self.deprecation else []
+        before = (old or {}).get("metadata", {}).get("finalizers") or ()
+        added = sorted(set(obj["metadata"].get("finalizers") or ()).difference(before))
+        found = [self.deprecation] if self.deprecation else []
+        return found + [warning for name in added if (warning := _finalizer_warning(name))]
 
     def field_labels(self, obj: Object) -> Mapping[str, str]:
         return {path.removeprefix("."): _text(_first(path, obj)) for path in self.selectable}
+
+
+_FINALIZERS = ("orphan", "foregroundDeletion", "kubernetes")
+
+
+def _finalizer_warning(name: str) -> str:
+    """Finalizers of custom resources should say whose they are."""
+    if "/" in name or name in _FINALIZERS:
+        return ""
+    path = " including a path (/)" if "." in name else ""
+    return (
+        f'metadata.finalizers: "{name}": prefer a domain-qualified finalizer name{path} '
+        "to avoid accidental conflicts with other finalizer writers"
+    )
 
 
 def _first(path: str, obj: Any) -> Any:

@@ -52,11 +52,10 @@ def schema_errors(path: str, schema: OpenApi) -> list[FieldError]:
     sound = not errors
     below = list(_openapi(path, schema, root=True))
     errors += below
-    if sound and not below:
+    if sound and not _unsupported(schema) and _known_types(schema) and _has_rules(schema):
         from pilotfish.local.apiserver import cel  # noqa: PLC0415 - heavy, and most definitions have no rules
 
-        if _has_rules(schema):
-            errors += cel.rule_errors(path, schema)
+        errors += cel.rule_errors(path, schema, [error.path for error in below])
     return errors
 
 
@@ -257,9 +256,8 @@ def _openapi(path: str, schema: OpenApi, *, root: bool = False, defaults: str = 
         yield FieldError.forbidden(f"{path}.additionalProperties", why)
     if isinstance(additional, Mapping):
         yield from _openapi(f"{path}.additionalProperties", additional, defaults=defaults)
-    whole = root or schema.get("x-kubernetes-embedded-resource")
     for key, child in properties.items():
-        why = f"in top-level {key}" if whole and key in ("metadata", "apiVersion", "kind") else defaults
+        why = f"in top-level {key}" if root and key in ("metadata", "apiVersion", "kind") else defaults
         yield from _openapi(f"{path}.properties[{key}]", child, defaults=why)
     for junctor in _JUNCTORS:
         for i, one in enumerate(schema.get(junctor) or ()):
@@ -375,9 +373,9 @@ def _rule(path: str, rule: OpenApi, schema: OpenApi) -> Errors:
     if not text:
         yield FieldError.required(f"{path}.rule", "rule is not specified")
     elif message and not message.strip():
-        yield FieldError.invalid(f"{path}.message", message, "message must be non-empty if specified")
+        yield FieldError.invalid(f"{path}.message", message, "must be non-empty if specified")
     elif "\n" in message.strip() or "\r" in message.strip():
-        yield FieldError.invalid(f"{path}.message", message, "message must not contain line breaks")
+        yield FieldError.invalid(f"{path}.message", message, "must not contain line breaks")
     elif "\n" in text and not message.strip():
         yield FieldError.required(f"{path}.message", "message must be specified if rule contains line breaks")
     expression = rule.get("messageExpression") or ""
@@ -389,11 +387,11 @@ def _rule(path: str, rule: OpenApi, schema: OpenApi) -> Errors:
         yield FieldError.not_supported(f"{path}.reason", reason, _REASONS)
     field = rule.get("fieldPath") or ""
     if field and not field.strip():
-        yield FieldError.invalid(f"{path}.fieldPath", field, "fieldPath must be non-empty if specified")
+        yield FieldError.invalid(f"{path}.fieldPath", field, "must be non-empty if specified")
     elif "\n" in field:
-        yield FieldError.invalid(f"{path}.fieldPath", field, "fieldPath must not contain line breaks")
+        yield FieldError.invalid(f"{path}.fieldPath", field, "must not contain line breaks")
     elif field and not _leads_somewhere(field, schema):
-        yield FieldError.invalid(f"{path}.fieldPath", field, "fieldPath must be a valid path")
+        yield FieldError.invalid(f"{path}.fieldPath", field, "must be a valid path")
 
 
 _PATH_STEP = re.compile(r"\.(?P<name>[A-Za-z_][\w-]*)|\['(?P<quoted>(?:[^'\\]|\\.)+)'\]")

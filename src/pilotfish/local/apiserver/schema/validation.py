@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -14,7 +15,7 @@ from pilotfish.local.apiserver.schema.node import ABSENT, Schema
 
 _NO_PATH = "<nil>"
 """How Kubernetes prints the path of an error that belongs to the whole object."""
-_BLOCKING = frozenset({Reason.REQUIRED, Reason.TOO_LONG, Reason.TOO_MANY, Reason.TYPE_INVALID})
+_BLOCKING = frozenset({Reason.NOT_SUPPORTED, Reason.REQUIRED, Reason.TOO_LONG, Reason.TOO_MANY, Reason.TYPE_INVALID})
 
 
 def validate(s: Schema, obj: Any, old: Any = None, *, path: str = "") -> list[FieldError]:
@@ -283,12 +284,7 @@ def _embedded(s: Schema, value: Any, path: str, *, root: bool = False) -> Iterat
     """Objects inside the object need to say what they are."""
     if type(value) is dict:
         if s.resource_root and not root:
-            for key in ("apiVersion", "kind"):
-                text = value.get(key)
-                if text is None or text == "":
-                    yield FieldError.required(_join(path, key), "must not be empty")
-                elif type(text) is not str:
-                    yield FieldError.invalid(_join(path, key), text, "must be a string")
+            yield from _type_meta(value, path)
         for key, item in value.items():
             child = s.properties.get(key) or s.additional
             if child is not None and child.structural:
@@ -296,6 +292,24 @@ def _embedded(s: Schema, value: Any, path: str, *, root: bool = False) -> Iterat
     elif type(value) is list and s.items is not None:
         for i, item in enumerate(value):
             yield from _embedded(s.items, item, f"{path}[{i}]")
+
+
+_KIND = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+
+def _type_meta(value: dict[str, Any], path: str) -> Iterator[FieldError]:
+    for key in ("apiVersion", "kind"):
+        at, text = _join(path, key), value.get(key)
+        if key not in value:
+            yield FieldError.required(at)
+        elif type(text) is not str:
+            yield FieldError.invalid(at, text, "must be a string")
+        elif not text:
+            yield FieldError.invalid(at, text, "must not be empty")
+        elif key == "kind" and not (len(text) < 64 and _KIND.fullmatch(text.lower())):
+            yield FieldError.invalid(at, text, "may have mixed case, but should otherwise be a DNS-1035 label")
+        elif key == "apiVersion" and text.count("/") > 1:
+            yield FieldError.invalid(at, text, f"unexpected GroupVersion string: {text}")
 
 
 def _list_errors(s: Schema, value: Any, path: str) -> Iterator[FieldError]:
