@@ -216,7 +216,6 @@ class Daemon:
         async def lead() -> None:
             async with asyncio.TaskGroup() as duties:
                 duties.create_task(distribution.run(), name="root distribution")
-                duties.create_task(patcher.run(), name="webhook configurations")
                 duties.create_task(self._renew_root(client), name="root renewal")
                 duties.create_task(status.run(), name="status")
 
@@ -229,6 +228,8 @@ class Daemon:
 
         async with asyncio.TaskGroup() as both:
             both.create_task(follow(), name="authority reload")
+            # Not only the leader: revisions share the lease, and each has webhooks of its own.
+            both.create_task(patcher.run(), name="webhook configurations")
             while True:
                 await election.run(lead)
 

@@ -25,7 +25,10 @@ REVISION_LABEL = "istio.io/rev"
 
 
 class WebhookPatcher:
-    """Runs in the leading replica. Only webhooks that call our Service are touched; others are somebody else's."""
+    """Runs in every replica; what is right already is left alone.
+
+    Only webhooks that call our Service are touched; others are somebody else's.
+    """
 
     def __init__(
         self,
