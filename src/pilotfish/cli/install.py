@@ -8,6 +8,7 @@ import click
 
 from pilotfish.cli import mesh_options as options
 from pilotfish.install import cluster
+from pilotfish.kube.client import Client
 
 
 @click.command("install")
@@ -36,9 +37,9 @@ def command(
         parts = ", ".join(dict.fromkeys(component.title for component in plan.components)) or "nothing"
         what = f"profile {plan.profile} ({parts})" + (f", revision {plan.revision}" if plan.revision else "")
         click.confirm(f"This installs {what} in namespace {plan.namespace}. Proceed?", abort=True)
-    options.with_client(
-        kubeconfig,
-        context,
-        lambda client: cluster.install(client, plan, click.echo, dry_run=dry_run, patience=patience),
-    )
+
+    async def work(client: Client) -> None:
+        await cluster.install(client, plan, click.echo, dry_run=dry_run, patience=patience)
+
+    options.with_client(kubeconfig, context, work)
     click.echo("✔ Nothing was changed (dry run)" if dry_run else "✔ Installation complete")

@@ -27,13 +27,10 @@ def command(revision: str, purge: bool, kubeconfig: Path | None, context: str | 
     async def work(client: Client) -> None:
         objects = await cluster.owned(client, revision)
         if not objects:
-            raise UserError(
-                "nothing was found that `pilotfish install` made" + (f" as revision {revision}" if revision else "")
-            )
+            which = f" as revision {revision}" if revision else ""
+            raise UserError(f"nothing was found that `pilotfish install` made{which}")
         for obj in objects:
-            click.echo(
-                f"  {obj['kind']} {obj['metadata'].get('namespace', '')}/{obj['metadata']['name']}".replace(" /", " ")
-            )
+            click.echo(f"  {cluster.named(obj)}")
         if dry_run:
             return
         if not yes:

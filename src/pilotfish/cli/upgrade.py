@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Bring an installed mesh to this version, in place.
 
-    Give the same files and settings as for the installation. To run two versions side by side, install another revision.
+    Give the same files and settings as for the installation. To run two versions side by side, install a revision.
     """
     plan = options.read_plan(files, settings, revision)
 

@@ -153,7 +153,8 @@ def _key(obj: Mapping[str, Any]) -> tuple[str, str, str]:
     return (obj["kind"], obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
 
 
-def _named(obj: Mapping[str, Any]) -> str:
+def named(obj: Mapping[str, Any]) -> str:
+    """`Kind/namespace/name`, for people."""
     return "/".join(part for part in _key(obj) if part)
 
 
@@ -183,7 +184,7 @@ async def _apply(client: Client, objects: Sequence[Object], dry_run: bool) -> No
         except ApiStatusError as error:
             if dry_run and is_not_found(error):
                 continue  # its namespace would be made first
-            raise InstallError(f"{_named(obj)} was refused: {error}") from error
+            raise InstallError(f"{named(obj)} was refused: {error}") from error
         except KubeError as error:
             raise InstallError(str(error)) from error
 
@@ -198,7 +199,7 @@ async def _delete(client: Client, obj: Object) -> None:
         )
     except ApiStatusError as error:
         if not is_not_found(error):
-            raise InstallError(f"{_named(obj)} cannot be deleted: {error}") from error
+            raise InstallError(f"{named(obj)} cannot be deleted: {error}") from error
     except KubeError as error:
         raise InstallError(str(error)) from error
 
@@ -219,10 +220,10 @@ async def _wait(check: _Check, client: Client, objects: Sequence[Object], deadli
                 _, namespace, name = _key(obj)
                 found = await client.get(_KINDS[obj["kind"]][1], name, namespace)
             except KubeError as error:
-                raise InstallError(f"{_named(obj)}: {error}") from error
+                raise InstallError(f"{named(obj)}: {error}") from error
             if problem := check(found):
                 late.append(obj)
-                reason = f"{_named(obj)}: {problem}"
+                reason = f"{named(obj)}: {problem}"
         if late and time.monotonic() > deadline:
             raise InstallError(f"{reason} (waited as long as --readiness-timeout says)")
         waiting = late

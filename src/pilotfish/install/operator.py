@@ -99,7 +99,7 @@ def _spec(name: str, value: Any) -> Object:
         spec["namespace"] = namespace
     unknown = set(spec) - _SPEC_FIELDS - _IGNORED_FIELDS
     if unknown:
-        raise UserError(f"{name}: spec.{sorted(unknown)[0]} is no field of IstioOperator")
+        raise UserError(f"{name}: spec.{min(unknown)} is no field of IstioOperator")
     return dict(spec)
 
 
@@ -135,9 +135,8 @@ def _plan(profile: str, given: Object) -> Plan:
         release = f"istiod-{revision}" if revision else "istiod"
         components.append(Component("Istiod", "istiod", release, namespace, control, _overlays(pilot)))
     for kind, title in (("ingressGateways", "Ingress gateways"), ("egressGateways", "Egress gateways")):
-        for entry in lists[kind]:
-            if _enabled(entry, False):
-                components.append(_gateway(title, entry, values, namespace, revision))
+        enabled = [entry for entry in lists[kind] if _enabled(entry, False)]
+        components += [_gateway(title, entry, values, namespace, revision) for entry in enabled]
     return Plan(profile, namespace, revision, components, warnings)
 
 
