@@ -186,6 +186,15 @@ def test_stateful_set_updates_from_the_end_down_to_the_partition() -> None:
     assert [(a.do, a.ordinal, a.updated) for a in actions] == [("create", 0, False)]
 
 
+def test_stateful_set_update_is_not_held_up_by_broken_old_pods() -> None:
+    """In parallel an outdated pod that serves nobody is replaced at once, also beyond what may be missing."""
+    one = stateful_set(3, parallel=True, maxUnavailable=2)
+    broken = [member(one, 0, "old", ready=False), member(one, 1, "old"), member(one, 2, "old")]
+    assert todo(one, broken) == [("delete", 0), ("delete", 2)]
+    one = stateful_set(3, parallel=True)
+    assert todo(one, broken) == [("delete", 0)]
+
+
 def test_stateful_set_replaces_failed_pods() -> None:
     """A pod that has ended is deleted, to be made again under its name."""
     one = stateful_set(2)

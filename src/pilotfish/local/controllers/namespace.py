@@ -132,11 +132,18 @@ class NamespaceController(Controller):
         namespace = await self._tell(namespace, remains)
         if remains.nothing:
             spec = {**namespace["spec"], "finalizers": [one for one in finalizers if one != "kubernetes"]}
-            await self.client.update(NAMESPACES, {**namespace, "spec": spec}, subresource="finalize")
+            await self._finalize({**namespace, "spec": spec})
             return
         first, longest = _AGAIN
         passes = self._passes[name] = self._passes.get(name, -1) + 1
         self.queue.add_after(key, min(first * 2 ** min(passes, 16), longest))
+
+    async def _finalize(self, namespace: Object) -> None:
+        try:
+            await self.client.update(NAMESPACES, namespace, subresource="finalize")
+        except KubeError as error:
+            if not is_not_found(error):
+                raise
 
     async def _tell(self, namespace: Object, remains: Remains) -> Object:
         before = namespace.get("status") or {}

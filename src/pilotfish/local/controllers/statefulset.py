@@ -153,16 +153,18 @@ class _Planner:
         if strategy != "RollingUpdate":
             return
         missing = sum(not self.available(pod) for _, pod in replicas)
-        for ordinal, pod in reversed(replicas[partition:]):
-            if pod is None:
-                continue
-            if revision_of(pod) != self.update and not is_deleting(pod):
-                if missing >= unavailable and self.available(pod):
+        outdated = [
+            (ordinal, pod)
+            for ordinal, pod in reversed(replicas[partition:])
+            if pod is not None and revision_of(pod) != self.update and not is_deleting(pod)
+        ]
+        # What serves nobody costs nothing; the rest from the last to the first, as many as may be missing.
+        for ordinal, pod in sorted(outdated, key=lambda pair: self.available(pair[1])):
+            if self.available(pod):
+                if missing >= unavailable:
                     return
-                missing += self.available(pod)
-                self.actions.append(Action("delete", ordinal, pod=pod))
-            if missing >= unavailable:
-                return
+                missing += 1
+            self.actions.append(Action("delete", ordinal, pod=pod))
 
 
 def plan(
