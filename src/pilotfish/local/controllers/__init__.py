@@ -18,6 +18,7 @@ from pilotfish.local.controllers.garbagecollector import GarbageCollector
 from pilotfish.local.controllers.horizontalpodautoscaler import HorizontalPodAutoscalerController
 from pilotfish.local.controllers.job import JobController
 from pilotfish.local.controllers.namespace import NamespaceController
+from pilotfish.local.controllers.nodelifecycle import NodeLifecycleController
 from pilotfish.local.controllers.poddisruptionbudget import PodDisruptionBudgetController
 from pilotfish.local.controllers.podgc import PodGarbageCollector
 from pilotfish.local.controllers.replicaset import ReplicaSetController
@@ -39,6 +40,7 @@ CONTROLLERS: tuple[type[Controller], ...] = (
     HorizontalPodAutoscalerController,
     JobController,
     NamespaceController,
+    NodeLifecycleController,
     PodDisruptionBudgetController,
     PodGarbageCollector,
     ReplicaSetController,
