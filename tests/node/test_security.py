@@ -58,11 +58,19 @@ def test_capabilities(capabilities: dict[str, Any], expected: set[str]) -> None:
 
 def test_one_user_id_only() -> None:
     """Without other user ids the process runs as 0 but without capabilities in force, and that is said once."""
-    found = resolve({"fsGroup": 5}, {"runAsUser": 1337}, None, SINGLE)
+    found = resolve({"fsGroup": 5}, {"runAsUser": 1000}, None, SINGLE)
     assert (found.uid, found.gid, found.groups, found.effective) == (0, 0, (), False)
     assert len(found.warnings) == 1
-    assert "instead of user 1337" in found.warnings[0]
+    assert "instead of user 1000" in found.warnings[0]
     assert resolve({}, {}, None, SINGLE).warnings == ()
+
+
+def test_the_mesh_s_proxy_among_one_user_id() -> None:
+    """The proxy's user cannot tell its traffic apart there: it gets what it needs to mark its sockets."""
+    found = resolve({}, {"runAsUser": 1337, "capabilities": {"drop": ["ALL"]}}, None, SINGLE)
+    assert (found.uid, found.capabilities, found.effective) == (0, ("CAP_NET_ADMIN",), True)
+    found = resolve({}, {"runAsUser": 1337, "capabilities": {"drop": ["ALL"]}}, None, FULL)
+    assert (found.uid, found.capabilities, found.effective) == (1337, (), False)
 
 
 def test_ids_beyond_the_map() -> None:
