@@ -103,6 +103,9 @@ def up(data: Path, port: int | None, address: str | None, say: Say) -> None:
         if not missing:
             say(f"The cluster runs already: {_url(state)}")
             return
+        unpacked = Path(sys.prefix).parent / ".tools"
+        if unpacked.is_dir():  # made by scripts/setup where packages could not be installed
+            os.environ.setdefault("PILOTFISH_TOOLS", str(unpacked))
         prerequisites.check(data)
         started: list[str] = []
         try:
@@ -278,11 +281,7 @@ def _start(part: str, data: Path, state: State) -> Process:
     if part == "apiserver":
         arguments += ["--port", str(state.port), "--address", state.address]
     (data / "run" / f"{part}.json").unlink(missing_ok=True)  # a crash leaves what says that it is ready
-    environment = {**os.environ}
-    extracted = Path(sys.prefix).parent / ".tools"
-    if extracted.is_dir():  # made by scripts/setup where packages could not be installed
-        environment.setdefault("PILOTFISH_TOOLS", str(extracted))
-    return Process.start(arguments, log, environment)
+    return Process.start(arguments, log, os.environ)
 
 
 def _wait(part: str, data: Path, state: State, ready: Callable[[], bool]) -> None:
