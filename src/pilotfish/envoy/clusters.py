@@ -119,8 +119,16 @@ def outbound(db: Db, client: Client, key: ServiceKey, port: int, subset: str, re
     return build(CLUSTER, fields)
 
 
+def service_metadata(found: Service) -> Fields:
+    """What tools read of a cluster's service (`services`), and what metrics do (`service`)."""
+    return {
+        "services": [{"host": found.host, "name": found.name, "namespace": found.namespace}],
+        "service": f"{found.host}~{found.name}~{found.namespace}",
+    }
+
+
 def _metadata(found: Service, subset: str, refs: tuple[Ref, ...]) -> Fields:
-    istio: Fields = {"services": [{"host": found.host, "name": found.name, "namespace": found.namespace}]}
+    istio = service_metadata(found)
     if refs:
         istio["config"] = config_path("DestinationRule", refs[0].namespace, refs[0].name)
     if subset:

@@ -76,9 +76,8 @@ def patches(db: Db, view: View, kinds: frozenset[ApplyTo]) -> tuple[Patch, ...]:
 def _for_proxy(match: ObjectMatch | None, view: View) -> bool:
     if match is None:
         return True
-    wanted = (
-        {PatchContext.GATEWAY} if not view.is_sidecar else {PatchContext.SIDECAR_INBOUND, PatchContext.SIDECAR_OUTBOUND}
-    )
+    sides = (PatchContext.SIDECAR_INBOUND, PatchContext.SIDECAR_OUTBOUND)
+    wanted = sides if view.is_sidecar else (PatchContext.GATEWAY,)
     if match.context is not PatchContext.ANY and match.context not in wanted:
         return False
     if match.proxy is None:
@@ -148,7 +147,7 @@ def _read(db: Db, found: tuple[Patch, ...]) -> list[_Read]:
 
 
 def merge(target: Any, source: Any) -> None:
-    """Protobuf merge, with what JSON users expect: Anys of one type merge inside, wrapped values and durations replace."""
+    """Protobuf's merge, but Anys of one type merge inside, and wrapped values and durations replace."""
     for field, value in source.ListFields():
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             mine = getattr(target, field.name)
@@ -329,7 +328,7 @@ def _about_chain(wanted: ListenerMatch | None, listener: Any, chain: Any) -> boo
         and asked.destination_port in (0, match.destination_port.value)
         and (
             not asked.application_protocols
-            or set(asked.application_protocols.split(",")) & set(match.application_protocols)
+            or not set(asked.application_protocols.split(",")).isdisjoint(match.application_protocols)
         )
         and (asked.filter is None or not asked.filter.name or any(f.name == asked.filter.name for f in chain.filters))
     )

@@ -10,6 +10,7 @@ from pilotfish.api.mesh import ForwardClientCertDetails, Normalization, ProxyCon
 from pilotfish.engine import Db
 from pilotfish.envoy import alpn
 from pilotfish.envoy.access_log import loggers
+from pilotfish.envoy.metrics import http_logger
 from pilotfish.envoy.proto import Fields, extension
 from pilotfish.envoy.tracing import tracing
 from pilotfish.envoy.values import ADS_AT_ONCE, FALSE, TRUE, duration, number, seconds
@@ -67,8 +68,9 @@ def manager(
         **_paths(db),
         **_client_certificate(settings, side),
     }
-    if logs := loggers(db, view, inbound):
-        fields["access_log"] = list(logs)
+    measured = http_logger(db, view, inbound)
+    if logs := [*loggers(db, view, inbound), *([measured] if measured is not None else [])]:
+        fields["access_log"] = logs
     if (traced := tracing(db, view, inbound)) is not None:
         fields["tracing"] = traced
     if inbound:
@@ -145,9 +147,10 @@ def _client_certificate(settings: ProxyConfig, side: Side) -> Fields:
     if side is Side.OUTBOUND:
         return {}
     how = "APPEND_FORWARD" if side is Side.INBOUND else "SANITIZE_SET"
-    details: Fields = {"subject": TRUE, "uri": True, "dns": True}
+    # Workload certificates have no DNS name but the description of `pilotfish.envoy.metrics`, which is for proxies.
+    details: Fields = {"subject": TRUE, "uri": True}
     if side is Side.GATEWAY:
-        details["cert"] = True
+        details |= {"dns": True, "cert": True}
         topology = settings.gateway_topology
         if topology is not None and topology.forward_client_cert_details is not ForwardClientCertDetails.UNDEFINED:
             how = topology.forward_client_cert_details.value

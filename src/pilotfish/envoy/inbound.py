@@ -371,7 +371,7 @@ def _metadata(db: Db, port: Port) -> Fields:
     found = services.service(db, *port.key) if port.key is not None else None
     if found is None:
         return {}
-    return metadata(istio={"services": [{"host": found.host, "name": found.name, "namespace": found.namespace}]})
+    return metadata(istio=clusters.service_metadata(found))
 
 
 def _endpoint(db: Db, view: View, port: Port) -> Fields:

@@ -8,6 +8,7 @@ from pilotfish.api import Duration
 from pilotfish.api.networking.destination_rule import TrafficPolicy
 from pilotfish.engine import Db
 from pilotfish.envoy.access_log import loggers
+from pilotfish.envoy.metrics import tcp_loggers
 from pilotfish.envoy.proto import Fields, extension
 from pilotfish.envoy.values import duration
 from pilotfish.mesh.proxies import View
@@ -31,8 +32,11 @@ def proxy(
         fields["cluster"] = chosen[0][0]
     else:
         fields["weighted_clusters"] = {"clusters": [{"name": name, "weight": weight} for name, weight in chosen]}
-    if logs := loggers(db, view, inbound):
-        fields["access_log"] = list(logs)
+    measured = tcp_loggers(db, view, inbound)
+    if logs := [*loggers(db, view, inbound), *measured]:
+        fields["access_log"] = logs
+    if measured:
+        fields["access_log_options"] = {"flush_access_log_on_connected": True}
     tcp = policy.connection_pool.tcp if policy is not None and policy.connection_pool is not None else None
     idle = tcp.idle_timeout if tcp is not None else None
     if idle is None and (text := view.flag("IDLE_TIMEOUT")):

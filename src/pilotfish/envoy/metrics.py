@@ -1,0 +1,187 @@
+"""Istio's standard metrics from Envoy's stats access logger.
+
+A tag costs time on every request, so the proxy is asked only for what differs between requests: who the peer is, which
+service, how it ended. What never changes (the workload's own labels), what follows from other tags (the protocol, the
+security policy) and how tags are written (`unknown` for nothing) is filled in when the page is scraped, by the agent:
+`pilotfish.agent.stats` is the other half of this file, and the tags below are the contract between them.
+
+| tag | server side | client side |
+|---|---|---|
+| `reporter` | `destination` | `source` |
+| `peer` | description in the client's certificate | in the server's certificate, else the endpoint's |
+| `principal` | URI in the client's certificate | in the server's certificate |
+| `service` | `host~name~namespace` of the cluster, else its name or the route's | the same |
+| `response_code`, `response_flags`, `grpc_response_status` | as Istio names them | the same |
+
+The description of a workload is `name~namespace~canonical name~canonical revision~cluster~app~version`, put into its
+certificate by the authority, which knows the pod behind a token: it cannot be forged, and it is there for TCP as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from pilotfish.api.telemetry import Metric
+from pilotfish.engine import Db, query
+from pilotfish.envoy.proto import Fields, extension
+from pilotfish.mesh.metrics import REMOVED, MetricSettings, metrics
+from pilotfish.mesh.proxies import View
+
+STATS = "envoy.extensions.access_loggers.stats.v3.Config"
+SCOPE = "istio"
+MAX_SERIES = 20_000
+"""Series of one kind that a proxy keeps; what exceeds it is dropped and counted by Envoy."""
+DROP = "~"
+"""Value of a tag that is taken away when the page is scraped."""
+
+_SERVICE = (
+    '%COALESCE({"operators":'
+    '[{"command":"CLUSTER_METADATA","param":"istio:service"},"UPSTREAM_CLUSTER_RAW","ROUTE_NAME"]})%'
+)
+_CLIENT_PEER = (
+    '%COALESCE({"operators":["UPSTREAM_PEER_DNS_SAN",{"command":"UPSTREAM_METADATA","param":"istio:workload"}]})%'
+)
+
+
+class _Kind(NamedTuple):
+    name: str
+    value: str = ""
+    """Format of the value; empty counts one."""
+    unit: str = ""
+    """Of histograms."""
+
+
+_HTTP: Mapping[Metric, _Kind] = {
+    Metric.REQUEST_COUNT: _Kind("requests_total"),
+    Metric.REQUEST_DURATION: _Kind("request_duration_milliseconds", "%DURATION%", "Milliseconds"),
+    Metric.REQUEST_SIZE: _Kind("request_bytes", "%DOWNSTREAM_WIRE_BYTES_RECEIVED%", "Bytes"),
+    Metric.RESPONSE_SIZE: _Kind("response_bytes", "%DOWNSTREAM_WIRE_BYTES_SENT%", "Bytes"),
+}
+_TCP_END: Mapping[Metric, _Kind] = {
+    Metric.TCP_CLOSED_CONNECTIONS: _Kind("tcp_connections_closed_total"),
+    Metric.TCP_SENT_BYTES: _Kind("tcp_sent_bytes_total", "%BYTES_SENT%"),
+    Metric.TCP_RECEIVED_BYTES: _Kind("tcp_received_bytes_total", "%BYTES_RECEIVED%"),
+}
+_TCP_START: Mapping[Metric, _Kind] = {Metric.TCP_OPENED_CONNECTIONS: _Kind("tcp_connections_opened_total")}
+
+
+def _tags(inbound: bool, http: bool) -> dict[str, str]:
+    tags = {
+        "reporter": "destination" if inbound else "source",
+        "peer": "%DOWNSTREAM_PEER_DNS_SAN%" if inbound else _CLIENT_PEER,
+        "principal": "%DOWNSTREAM_PEER_URI_SAN%" if inbound else "%UPSTREAM_PEER_URI_SAN%",
+        "service": _SERVICE,
+    }
+    if http:
+        tags |= {
+            "response_code": "%RESPONSE_CODE%",
+            "grpc_response_status": "%GRPC_STATUS_NUMBER%",
+        }
+    return tags | {"response_flags": "%RESPONSE_FLAGS%"}
+
+
+@query
+def http_logger(db: Db, view: View, inbound: bool) -> Fields | None:
+    """The logger of an HTTP connection manager; None when nothing is measured."""
+    return _logger(metrics(db, view.namespace, view.labels, inbound), _HTTP, _tags(inbound, True))
+
+
+@query
+def tcp_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
+    """The loggers of a TCP proxy: one for beginnings, one for ends (byte counts are sums, so they are taken there)."""
+    settings, tags = metrics(db, view.namespace, view.labels, inbound), _tags(inbound, False)
+    result = []
+    for kinds, moment in ((_TCP_START, "TcpUpstreamConnected"), (_TCP_END, "TcpConnectionEnd")):
+        if (logger := _logger(settings, kinds, tags)) is not None:
+            result.append({**logger, "filter": {"log_type_filter": {"types": [moment]}}})
+    return tuple(result)
+
+
+def _logger(
+    settings: Iterable[MetricSettings], kinds: Mapping[Metric, _Kind], tags: Mapping[str, str]
+) -> Fields | None:
+    counters: list[Fields] = []
+    histograms: list[Fields] = []
+    for one in settings:
+        kind = kinds.get(one.metric)
+        if kind is None:
+            continue
+        stat = {"name": kind.name, "tags": [{"name": n, "value_format": v} for n, v in _changed(tags, one).items()]}
+        if kind.unit:
+            histograms.append({"stat": stat, "unit": kind.unit, "value_format": kind.value})
+        elif kind.value:
+            counters.append({"stat": stat, "value_format": kind.value})
+        else:
+            counters.append({"stat": stat, "value_fixed": {"value": 1}})
+    if not counters and not histograms:
+        return None
+    config: Fields = {
+        "stat_prefix": SCOPE,
+        # Shared by name, so that counters outlive an update of their listener.
+        "stats_scope": {
+            "sharing_name": SCOPE,
+            "max_counters": {"value": MAX_SERIES},
+            "max_histograms": {"value": MAX_SERIES},
+        },
+        "counters": counters,
+        "histograms": histograms,
+    }
+    return extension("envoy.access_loggers.stats", STATS, config)
+
+
+def _changed(tags: Mapping[str, str], settings: MetricSettings) -> dict[str, str]:
+    """Tags after the user's changes. What cannot be had as a format is left as it is; analysis reports it."""
+    result = dict(tags)
+    for name, expression in settings.tags:
+        made = DROP if expression == REMOVED else value_format(expression)
+        if made is not None:
+            result[name] = made
+    return result
+
+
+# ------------------------------------------------------------------------------ expressions of tag overrides
+
+_ATTRIBUTES = {
+    "request.host": "%REQ(:AUTHORITY)%",
+    "request.method": "%REQ(:METHOD)%",
+    "request.path": "%REQ(:PATH)%",
+    "request.scheme": "%REQ(:SCHEME)%",
+    "request.url_path": "%PATH(NQ)%",
+    "request.protocol": "%PROTOCOL%",
+    "request.useragent": "%REQ(USER-AGENT)%",
+    "request.referer": "%REQ(REFERER)%",
+    "request.id": "%REQ(X-REQUEST-ID)%",
+    "response.code": "%RESPONSE_CODE%",
+    "response.code_details": "%RESPONSE_CODE_DETAILS%",
+    "response.grpc_status": "%GRPC_STATUS_NUMBER%",
+    "source.address": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "destination.address": "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
+    "destination.port": "%DOWNSTREAM_LOCAL_PORT%",
+    "upstream.address": "%UPSTREAM_HOST%",
+    "connection.requested_server_name": "%REQUESTED_SERVER_NAME%",
+    "connection.tls_version": "%DOWNSTREAM_TLS_VERSION%",
+    "connection.uri_san_peer_certificate": "%DOWNSTREAM_PEER_URI_SAN%",
+    "xds.cluster_name": "%UPSTREAM_CLUSTER_RAW%",
+    "xds.route_name": "%ROUTE_NAME%",
+}
+_HEADER = re.compile(r"""(request|response)\.headers\[\s*['"]([A-Za-z0-9_.:-]+)['"]\s*\]""")
+_LITERAL = re.compile(r"""'([^'\\%]*)'|"([^"\\%]*)\"""")
+_OPTIONAL = re.compile(r"""has\((?P<a>[\w.]+)\)\s*\?\s*(?P<b>[\w.]+)\s*:\s*(?:'[^']*'|"[^"]*")""")
+
+
+def value_format(expression: str) -> str | None:
+    """An attribute expression as an Envoy format; None for what is not in the supported set.
+
+    Supported: quoted literals, the attributes of `_ATTRIBUTES`, headers of requests and responses, and
+    `has(attribute) ? attribute : '…'`.
+    """
+    text = expression.strip()
+    if literal := _LITERAL.fullmatch(text):
+        return literal[1] if literal[1] is not None else literal[2]
+    if header := _HEADER.fullmatch(text):
+        return f"%{'REQ' if header[1] == 'request' else 'RESP'}({header[2]})%"
+    if (optional := _OPTIONAL.fullmatch(text)) and optional["a"] == optional["b"]:
+        text = optional["a"]
+    return _ATTRIBUTES.get(text)
