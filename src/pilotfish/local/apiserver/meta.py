@@ -28,11 +28,9 @@ LABEL_1035_RULE = (
     "'[a-z]([-a-z0-9]*[a-z0-9])?')"
 )
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
-_LABEL_KINDS = {("", "namespaces")}
-_LABEL_1035_KINDS = {("", "services")}
+_LABEL_KINDS = {("", "namespaces"), ("", "services"), ("apps", "statefulsets")}
 _PATH_GROUPS = {"rbac.authorization.k8s.io"}
 _STANDARD_FINALIZERS = ("foregroundDeletion", "orphan", "kubernetes")
 _FORBIDDEN_OWNERS = {("v1", "Event")}
@@ -61,9 +59,7 @@ def name_errors(resource: Resource, name: str) -> list[str]:
         if name in (".", ".."):
             return [f"may not be '{name}'"]
         return [f"may not contain '{c}'" for c in "/%" if c in name]
-    if key in _LABEL_1035_KINDS:
-        limit, pattern, rule = 63, _LABEL_1035, LABEL_1035_RULE
-    elif key in _LABEL_KINDS:
+    if key in _LABEL_KINDS:
         limit, pattern, rule = 63, _LABEL, LABEL_RULE
     else:
         limit, pattern, rule = 253, _SUBDOMAIN, SUBDOMAIN_RULE
