@@ -15,7 +15,7 @@ from pilotfish.agent.options import PROXY_ID, Options
 TYPE = "type.googleapis.com/"
 EVERY = "0.0.0.0"  # noqa: S104 (Prometheus and the kubelet come from outside the pod)
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-XDS_CLUSTER, SDS_CLUSTER, STATS_CLUSTER, AGENT_CLUSTER = "xds-grpc", "sds-grpc", "prometheus_stats", "agent"
+XDS_CLUSTER, SDS_CLUSTER, AGENT_CLUSTER = "xds-grpc", "sds-grpc", "agent"
 ADS = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
 
 STAT_PREFIXES = (
@@ -109,19 +109,12 @@ _HTTP2 = {HTTP_OPTIONS: _typed(HTTP_OPTIONS, {"explicit_http_config": {"http2_pr
 
 
 def _clusters(options: Options) -> list[dict[str, Any]]:
-    local = [
-        (STATS_CLUSTER, int(options.proxy["proxyAdminPort"])),
-        (AGENT_CLUSTER, options.status_port),
-    ]
-    plain = [
-        {
-            "name": name,
-            "type": "STATIC",
-            "connect_timeout": "0.25s",
-            "load_assignment": _load(name, _address("127.0.0.1", port)),
-        }
-        for name, port in local
-    ]
+    agent = {
+        "name": AGENT_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "0.25s",
+        "load_assignment": _load(AGENT_CLUSTER, _address("127.0.0.1", options.status_port)),
+    }
     secrets = {
         "name": SDS_CLUSTER,
         "type": "STATIC",
@@ -129,7 +122,7 @@ def _clusters(options: Options) -> list[dict[str, Any]]:
         "typed_extension_protocol_options": _HTTP2,
         "load_assignment": _load(SDS_CLUSTER, {"pipe": {"path": str(options.sds_socket)}}),
     }
-    return [*plain, secrets, _xds_cluster(options)]
+    return [agent, secrets, _xds_cluster(options)]
 
 
 def _xds_cluster(options: Options) -> dict[str, Any]:
@@ -187,7 +180,6 @@ def _sds(name: str) -> dict[str, Any]:
 
 def _listeners(options: Options) -> list[dict[str, Any]]:
     return [
-        _listener(EVERY, options.prometheus_port, "/stats/prometheus", STATS_CLUSTER, "stats"),
         _listener(EVERY, options.ready_port, "/healthz/ready", AGENT_CLUSTER, "agent"),
     ]
 

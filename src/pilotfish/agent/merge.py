@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pilotfish.agent.http import Request, Response, TooLargeError, fetch
+from pilotfish.agent.stats import Workload, rewrite
 
 log = logging.getLogger(__name__)
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text"
 EOF = b"# EOF"
+MAX_PAGE = 256 * 1024 * 1024
 TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
 
 
@@ -41,12 +43,40 @@ class Metrics:
         return ("\n".join(lines) + "\n").encode()
 
 
+class EnvoyMetrics:
+    """Envoy's page as Istio's users know it; answers port 15090."""
+
+    def __init__(self, admin_port: int, own: Workload) -> None:
+        self._admin = f"http://127.0.0.1:{admin_port}/stats/prometheus"
+        self._own = own
+
+    async def page(self, query: str, timeout: float) -> bytes | None:  # noqa: ASYNC109
+        """None when Envoy does not answer."""
+        url = self._admin + (f"?{query}" if query else "")
+        try:
+            answer = await fetch(url, timeout=timeout, limit=MAX_PAGE)
+        except (OSError, TimeoutError, TooLargeError) as error:
+            log.debug("no metrics from Envoy: %s", error)
+            return None
+        if answer.status != 200:
+            return None
+        return rewrite(answer.body.decode(errors="replace"), self._own).encode()
+
+    async def __call__(self, request: Request) -> Response:
+        if not request.path.startswith("/stats/prometheus"):
+            return Response(404, b"not found\n")
+        page = await self.page(request.query, _timeout(request))
+        return (
+            Response(503, b"Envoy does not answer\n") if page is None else Response(200, page, {"content-type": TEXT})
+        )
+
+
 class MergedMetrics:
     """Answers `/stats/prometheus`: a part that cannot be had is left out and counted, the answer is always 200."""
 
-    def __init__(self, envoy_port: int, scrape: Mapping[str, Any], own: Metrics) -> None:
+    def __init__(self, envoy: EnvoyMetrics, scrape: Mapping[str, Any], own: Metrics) -> None:
         """`scrape` is `ISTIO_PROMETHEUS_ANNOTATIONS`: `{scrape, path, port[, targets: [{port, path}]]}`."""
-        self._envoy = f"http://127.0.0.1:{envoy_port}/stats/prometheus"
+        self._envoy = envoy
         self._targets = _targets(scrape)
         self._own = own
 
@@ -54,10 +84,9 @@ class MergedMetrics:
         self._own.add("scrapes_total")
         timeout = _timeout(request)
         passed = {k: v for k, v in request.headers.items() if k in ("user-agent", TIMEOUT_HEADER)}
-        envoy_url = self._envoy + (f"?{request.query}" if request.query else "")
         app_headers = passed | {"accept": request.headers.get("accept", TEXT)}
         envoy, *apps = await asyncio.gather(
-            self._part("envoy", envoy_url, passed | {"accept": TEXT}, timeout),
+            self._from_envoy(request, timeout),
             *(self._part("application", url, app_headers, timeout) for url in self._targets),
         )
         kind = next((one.headers["content-type"] for one in apps if one and one.headers.get("content-type")), TEXT)
@@ -66,6 +95,12 @@ class MergedMetrics:
         if kind.startswith(OPEN_METRICS):
             body += EOF + b"\n"
         return Response(200, body, {"content-type": kind})
+
+    async def _from_envoy(self, request: Request, timeout: float) -> Response | None:  # noqa: ASYNC109
+        page = await self._envoy.page(request.query, timeout)
+        if page is None:
+            self._own.add("scrape_failures_total", '{type="envoy"}')
+        return None if page is None else Response(200, page)
 
     async def _part(self, name: str, url: str, headers: Mapping[str, str], timeout: float) -> Response | None:  # noqa: ASYNC109
         try:

@@ -15,11 +15,12 @@ from pilotfish.agent.bootstrap import bootstrap
 from pilotfish.agent.capture import nameservers
 from pilotfish.agent.certificates import Certificates
 from pilotfish.agent.http import HttpServer
-from pilotfish.agent.merge import MergedMetrics, Metrics
+from pilotfish.agent.merge import EnvoyMetrics, MergedMetrics, Metrics
 from pilotfish.agent.options import AgentError, Options
 from pilotfish.agent.probes import AppProbes
 from pilotfish.agent.proxy import Proxy
 from pilotfish.agent.sds import SecretServer
+from pilotfish.agent.stats import own_workload
 from pilotfish.agent.status import Status
 
 log = logging.getLogger(__name__)
@@ -59,17 +60,20 @@ async def run(options: Options, *, mark: bool = False) -> int:
     certificates = Certificates(options)
     proxy = Proxy(options, envoy_binary(options))
     metrics = Metrics()
-    merged = MergedMetrics(options.prometheus_port, options.scrape, metrics)
+    envoy_metrics = EnvoyMetrics(proxy.admin_port, own_workload(options))
+    merged = MergedMetrics(envoy_metrics, options.scrape, metrics)
     status = HttpServer(Status(proxy, AppProbes(options.probers, options.ip), merged, stop.set))
     secrets = SecretServer(certificates, options.sds_socket)
     async with contextlib.AsyncExitStack() as stack:
         await secrets.start()
         stack.push_async_callback(secrets.close)
-        try:
-            await status.start(None, options.status_port)
-        except OSError as error:
-            raise AgentError(f"port {options.status_port} of the agent cannot be had: {error.strerror}") from error
-        stack.push_async_callback(status.close)
+        prometheus = HttpServer(envoy_metrics)
+        for server, port in ((status, options.status_port), (prometheus, options.prometheus_port)):
+            try:
+                await server.start(None, port)
+            except OSError as error:
+                raise AgentError(f"port {port} of the agent cannot be had: {error.strerror}") from error
+            stack.push_async_callback(server.close)
         renewal = asyncio.create_task(certificates.run())
         stack.push_async_callback(_cancel, renewal)
         if options.dns_capture:

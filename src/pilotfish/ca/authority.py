@@ -136,10 +136,13 @@ class Authority:
     def certificate_pem(self) -> bytes:
         return certificate_pem(self.certificate)
 
-    def sign_workload(self, csr_pem: str, uris: list[str], lifetime: timedelta, now: datetime) -> list[str]:
+    def sign_workload(
+        self, csr_pem: str, uris: list[str], lifetime: timedelta, now: datetime, description: str = ""
+    ) -> list[str]:
         """PEM certificates for the public key in the request: leaf, intermediates, root last.
 
         Only the key is taken from the request; the URI SANs are `uris`, the caller's verified identities.
+        `description` says which workload it is, for metrics: it becomes a DNS SAN, which no policy looks at.
         Raises InvalidRequestError for an unreadable request, a weak key, or a lifetime above the maximum.
         """
         if lifetime > MAX_WORKLOAD_LIFETIME:
@@ -147,7 +150,10 @@ class Authority:
                 f"requested lifetime {_hours(lifetime)} exceeds the maximum of {_hours(MAX_WORKLOAD_LIFETIME)}"
             )
         public = _public_key_of(csr_pem)
-        sans = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        if description and description.isascii():
+            names.append(x509.DNSName(description))
+        sans = x509.SubjectAlternativeName(names)
         leaf = self._sign(public, sans, lifetime, now)
         root = self._issuing_root()
         return [certificate_pem(one).decode() for one in (leaf, *self.chain, root)]

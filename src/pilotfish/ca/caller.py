@@ -24,6 +24,8 @@ class Caller:
 
     identities: tuple[SpiffeId, ...]
     pod: str = ""
+    description: str = ""
+    """What the certificate it came with says of its workload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ def uris_of(certificate: Mapping[str, Any] | None) -> list[str]:
     return [value for kind, value in names if kind == "URI"]
 
 
+def _description(certificate: Mapping[str, Any] | None) -> str:
+    names = (certificate or {}).get("subjectAltName", ())
+    return next((value for kind, value in names if kind == "DNS" and "~" in value), "")
+
+
 class Authenticator:
     """Certificate first, then token: the order in which Istio asks.
 
@@ -64,7 +71,7 @@ class Authenticator:
         problems = []
         if uris := uris_of(certificate):
             try:
-                return Caller(tuple(SpiffeId.parse(uri) for uri in uris))
+                return Caller(tuple(SpiffeId.parse(uri) for uri in uris), description=_description(certificate))
             except ValueError as error:
                 problems.append(f"client certificate: {error}")
         authorization = str(headers.get("authorization", ""))

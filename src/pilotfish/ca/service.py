@@ -6,7 +6,7 @@ Messages are bytes on the server (it has one identity codec for everything), so 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -23,7 +23,7 @@ from pilotfish.ca.authority import (
     InvalidRequestError,
     utc_now,
 )
-from pilotfish.ca.caller import Authenticator, UnauthenticatedError
+from pilotfish.ca.caller import Authenticator, Caller, UnauthenticatedError
 from pilotfish.ca.messages import PATH, CertificateRequest, CertificateResponse
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class CertificateService:
     authority: Callable[[], Authority]
     authenticate: Authenticator
     default_lifetime: timedelta = DEFAULT_WORKLOAD_LIFETIME
+    describe: Callable[[Caller], Awaitable[str]] | None = None
+    """Which workload a caller is, for its certificate; see `Authority.sign_workload`."""
     counts: Counts = field(default_factory=Counts)
 
     def __mapping__(self) -> Mapping[str, Handler]:
@@ -82,7 +84,8 @@ class CertificateService:
             raise GRPCError(Status.INVALID_ARGUMENT, f"validity_duration of {seconds} seconds is above the maximum")
         identities = [str(one) for one in caller.identities]
         try:
-            chain = self.authority().sign_workload(request.csr, identities, lifetime, utc_now())
+            description = caller.description or (await self.describe(caller) if self.describe else "")
+            chain = self.authority().sign_workload(request.csr, identities, lifetime, utc_now(), description)
         except InvalidRequestError as error:
             self.counts.parsing_error += 1
             raise GRPCError(Status.INVALID_ARGUMENT, f"CSR signing error ({error})") from error

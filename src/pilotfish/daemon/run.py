@@ -17,7 +17,7 @@ from grpclib.server import Server
 
 from pilotfish import __version__, api
 from pilotfish.ca.authority import Authority, AuthorityError
-from pilotfish.ca.caller import Authenticator
+from pilotfish.ca.caller import Authenticator, Caller
 from pilotfish.ca.distribution import RootDistribution
 from pilotfish.ca.keeper import from_files, from_secret, needs_renewal, renew
 from pilotfish.ca.review import TokenReviewer
@@ -40,7 +40,10 @@ from pilotfish.kube.client import Client
 from pilotfish.kube.errors import KubeError
 from pilotfish.kube.informer import Informers
 from pilotfish.kube.leader import LeaderElection
+from pilotfish.mesh import workloads
 from pilotfish.mesh.config import Settings, mesh
+from pilotfish.mesh.inputs import Ref
+from pilotfish.mesh.metrics import describe
 from pilotfish.mesh.world import World
 from pilotfish.xds.fleet import Fleet
 from pilotfish.xds.service import BytesCodec, DiscoveryService
@@ -148,7 +151,9 @@ class Daemon:
         options = self.options
         trust_domain = self._trust_domain()
         authenticate = Authenticator(TokenReviewer(client), trust_domain, options.token_audiences)
-        certificates = CertificateService(lambda: self.authority, authenticate, options.default_workload_ttl)
+        certificates = CertificateService(
+            lambda: self.authority, authenticate, options.default_workload_ttl, self._describe
+        )
         control_plane = proto.encode(
             "envoy.config.core.v3.ControlPlane", {"identifier": f"pilotfishd-{__version__}/{options.pod_name}"}
         )
@@ -174,6 +179,18 @@ class Daemon:
                     await asyncio.wait_for(server.wait_closed(), 2)
 
             tasks.create_task(_until_cancelled(close), name=f"grpc {address.port}")
+
+    async def _describe(self, caller: Caller) -> str:
+        """The workload of a caller's pod, as `pilotfish.envoy.metrics` defines it; empty for an unknown pod."""
+        ref = Ref(caller.identities[0].namespace, caller.pod)
+        for _ in range(20):  # the token may be quicker than our view of its pod
+            found = workloads.pod(self.world.db, ref)
+            if found is not None or not caller.pod:
+                break
+            await asyncio.sleep(0.05)
+        else:
+            return ""
+        return describe(found, self.options.cluster_id) if found is not None else ""
 
     def _trust_domain(self) -> str:
         return mesh(self.world.db).trust_domain
