@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pilotfish.local.apiserver import schema
-from pilotfish.local.apiserver.cel import CelError, check_rules, compile_condition, rule_errors
+from pilotfish.local.apiserver.cel import CelError, check_rules, compile_condition
+from pilotfish.local.apiserver.cel.checking import rule_errors
 from pilotfish.local.apiserver.schema.node import ABSENT
 
 Object = dict[str, Any]

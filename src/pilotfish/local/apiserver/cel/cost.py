@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory
 
-from pilotfish.local.apiserver.cel.types import escape
+from pilotfish.local.apiserver.cel.names import escape
 
 OpenApi = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cel_expr_python import cel
-from cel_expr_python.ext import ext_bindings, ext_optional, ext_strings
+from cel_expr_python.ext import ext_optional, ext_strings
 
 from pilotfish.local.apiserver.cel import library
 
@@ -19,26 +19,34 @@ class CelError(ValueError):
     """An expression does not compile, or its evaluation failed."""
 
 
-def _extensions() -> list[Any]:
-    return [ext_strings.ExtStrings(), ext_optional.ExtOptional(), ext_bindings.ExtBindings()]
+def _extensions(*, binding: bool) -> list[Any]:
+    """`binding` adds `cel.bind`; each of these libraries takes megabytes."""
+    extensions = [ext_strings.ExtStrings(), ext_optional.ExtOptional()]
+    if binding:
+        from cel_expr_python.ext import ext_bindings  # noqa: PLC0415 - few rules need it
+
+        extensions.append(ext_bindings.ExtBindings())
+    return extensions
 
 
 @functools.cache
-def _checking() -> tuple[list[Any], list[Any]]:
-    return library.for_checking(), _extensions()
+def _checking(*, binding: bool) -> tuple[list[Any], list[Any]]:
+    return library.for_checking(), _extensions(binding=binding)
 
 
-def typed(variables: Mapping[str, Any], pool: Any = None) -> Any:
+def typed(variables: Mapping[str, Any], pool: Any = None, *, binding: bool = False) -> Any:
     """An environment in which expressions over these variables are checked."""
-    functions, extensions = _checking()
+    functions, extensions = _checking(binding=binding)
     return cel.NewEnv(descriptor_pool=pool, variables=variables, functions=functions, extensions=extensions)
 
 
 @functools.cache
-def running() -> Any:
+def running(*, binding: bool = False) -> Any:
     """The environment of evaluation: every variable may be anything."""
     return cel.NewEnv(
-        variables=dict.fromkeys(_VARIABLES, T.DYN), functions=library.for_running(), extensions=_extensions()
+        variables=dict.fromkeys(_VARIABLES, T.DYN),
+        functions=library.for_running(),
+        extensions=_extensions(binding=binding),
     )
 
 

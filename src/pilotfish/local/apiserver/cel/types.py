@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from cel_expr_python import cel
 from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, struct_pb2, timestamp_pb2, wrappers_pb2
 
+from pilotfish.local.apiserver.cel.names import escape
+
 T = cel.Type
 OpenApi = Mapping[str, Any]
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
-_RESERVED = {
-    *("true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if"),
-    *("import", "let", "loop", "package", "namespace", "return", "var", "void", "while"),
-}
-_ESCAPES = (("__", "__underscores__"), (".", "__dot__"), ("-", "__dash__"), ("/", "__slash__"))
-_IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _WELL_KNOWN = (struct_pb2, timestamp_pb2, duration_pb2, wrappers_pb2)
 _TIMESTAMP, _DURATION = ".google.protobuf.Timestamp", ".google.protobuf.Duration"
 _DYN = ".google.protobuf.Value"
@@ -30,16 +25,6 @@ _SCALARS = {
 }
 _META: OpenApi = {"type": "object", "properties": {"name": {"type": "string"}, "generateName": {"type": "string"}}}
 _WHOLE: OpenApi = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": _META}
-
-
-def escape(name: str) -> str | None:
-    """How a field is named in CEL; None when it cannot be."""
-    if name in _RESERVED:
-        return f"__{name}__"
-    for text, escaped in _ESCAPES:
-        name = name.replace(text, escaped) if text != "__" else name.replace("__", "\0")
-    name = name.replace("\0", "__underscores__")
-    return name if _IDENTIFIER.fullmatch(name) else None
 
 
 class Types:

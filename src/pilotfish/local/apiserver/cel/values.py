@@ -7,9 +7,7 @@ import binascii
 import re
 from typing import Any
 
-from google.protobuf import duration_pb2, timestamp_pb2
-
-from pilotfish.local.apiserver.cel.types import escape
+from pilotfish.local.apiserver.cel.names import escape
 from pilotfish.local.apiserver.schema.node import Schema
 
 _TIMES = frozenset({"date", "date-time", "datetime"})
@@ -56,6 +54,8 @@ def _convert(s: Schema, value: Any) -> Any:
 
 
 def _special(s: Schema, value: str) -> Any:
+    from google.protobuf import timestamp_pb2  # noqa: PLC0415 - megabytes, and few rules see a time
+
     try:
         if s.format in _TIMES:
             moment = timestamp_pb2.Timestamp()
@@ -70,8 +70,10 @@ def _special(s: Schema, value: str) -> Any:
     return value
 
 
-def duration(text: str) -> duration_pb2.Duration:
-    """A Go duration such as `1h30m`. ValueError when it is none."""
+def duration(text: str) -> Any:
+    """A Go duration such as `1h30m`, as protobuf has it. ValueError when it is none."""
+    from google.protobuf import duration_pb2  # noqa: PLC0415 - as above
+
     digits = text.lstrip("+-")
     total, at = 0.0, 0
     for match in _DURATION.finditer(digits):

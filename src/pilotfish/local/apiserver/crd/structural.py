@@ -53,9 +53,9 @@ def schema_errors(path: str, schema: OpenApi) -> list[FieldError]:
     below = list(_openapi(path, schema, root=True))
     errors += below
     if sound and not _unsupported(schema) and _known_types(schema) and _has_rules(schema):
-        from pilotfish.local.apiserver import cel  # noqa: PLC0415 - heavy, and most definitions have no rules
+        from pilotfish.local.apiserver.cel import checking  # noqa: PLC0415 - heavy, and most definitions have no rules
 
-        errors += cel.rule_errors(path, schema, [error.path for error in below])
+        errors += checking.rule_errors(path, schema, [error.path for error in below])
     return errors
 
 
