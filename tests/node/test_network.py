@@ -296,7 +296,7 @@ async def test_nothing_is_left_of_a_pod(world: World) -> None:
         ips.add(await echo(world, f"p{number}"))
         await world.delete(f"p{number}")
     async with asyncio.timeout(20):
-        while links() != before:
+        while links() > before:  # those of other tests may go meanwhile
             await asyncio.sleep(0.05)
     assert len(ips) == 3
     assert descriptors() <= fds + 4
