@@ -76,12 +76,14 @@ class Jobs(Kind):
         template = spec["template"].setdefault("metadata", {})
         labels = template.setdefault("labels", {})
         shared = (meta.get("labels") or {}) == labels  # its own were left out: they stay those of the template
+        # A name that is no label is refused at the template, and at the labels only if the template had some
+        told = bool(labels) or not v.label_value(meta.get("name", ""))
         for names, value in ((_NAME_LABELS, meta.get("name", "")), (_UID_LABELS, meta["uid"])):
             for name in names:
                 labels.setdefault(name, value)
         selector = spec.setdefault("selector", {})
         selector.setdefault("matchLabels", {}).setdefault(CONTROLLER_UID, meta["uid"])
-        if shared:
+        if shared and told:
             meta["labels"] = dict(labels)
 
     def validate(self, obj: Object) -> Errors:
