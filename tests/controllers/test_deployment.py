@@ -115,6 +115,19 @@ def test_proportional_scaling() -> None:
     assert sizes == {old["metadata"]["name"]: 11, new["metadata"]["name"]: 7}
 
 
+@given(st.integers(0, 30), st.integers(0, 5), st.lists(st.integers(1, 20), min_size=2, max_size=4), st.integers(1, 40))
+def test_shares_always_add_up(wanted: int, surge: int, sizes: list[int], before: int) -> None:
+    """However the sizes are rounded, together they are the wanted number and the surge, and none is negative."""
+    one = deployment(
+        wanted, strategy={"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": 1}}
+    )
+    notes = {"deployment.kubernetes.io/desired-replicas": "x", "deployment.kubernetes.io/max-replicas": str(before)}
+    sets = [replica_set(one, size, image=f"a:{n}", annotations=notes) for n, size in enumerate(sizes)]
+    result = rules.scale(one, None, sets)
+    assert all(size >= 0 for size in result.values())
+    assert sum(result.values()) == (wanted + surge if wanted else 0)
+
+
 def test_recreate_waits_for_the_last_old_pod() -> None:
     """A new pod must not run beside one of the old template, terminating ones included."""
     one = deployment(strategy={"type": "Recreate"})

@@ -125,6 +125,9 @@ def test_slices_always_hold_just_the_pods(generations: list[set[int]]) -> None:
         held = [e["targetRef"]["uid"] for s in slices.values() for e in s["endpoints"]]
         assert sorted(held) == sorted(pods[n]["metadata"]["uid"] for n in generation)
         assert all(len(s["endpoints"]) <= 100 for s in slices.values())
+        if changes.create:
+            made_now = {id(made["endpoints"]) for made in changes.create}
+            assert all(len(s["endpoints"]) == 100 for s in slices.values() if id(s["endpoints"]) not in made_now)
         now = {e["targetRef"]["uid"]: name for name, s in slices.items() for e in s["endpoints"]}
         assert all(now[uid] == name for uid, name in before.items() if uid in now)
         again = endpointslice.reconcile(one, [pods[n] for n in generation], list(slices.values()), {})

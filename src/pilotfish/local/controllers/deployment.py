@@ -197,8 +197,10 @@ def scale(deployment: Mapping[str, Any], new: Object | None, old: Sequence[Objec
         share = min(share, left) if to_add > 0 else max(share, left)
         sizes[one["metadata"]["name"]] = desired_replicas(one) + share
         added += share
-    largest = active[0]["metadata"]["name"]
-    sizes[largest] = max(0, sizes[largest] + to_add - added)
+    left = to_add - added  # by rounding: the largest takes it, and what it cannot give the next
+    for name, size in sizes.items():
+        sizes[name] = max(0, size + left)
+        left -= sizes[name] - size
     return sizes
 
 
@@ -248,8 +250,7 @@ def roll(deployment: Mapping[str, Any], new: Object, old: Sequence[Object]) -> S
         if cut > 0:
             sizes[one["metadata"]["name"]] = size - cut
             room -= cut
-    room = min(room, sum(_available(one) for one in [new, *old]) - minimum)
-    for one in ordered:
+    for one in ordered:  # then as many of those that serve as may be missing
         size = sizes.get(one["metadata"]["name"], desired_replicas(one))
         cut = min(room, size)
         if cut > 0:
