@@ -296,10 +296,10 @@ async def test_nothing_is_left_of_a_pod(world: World) -> None:
         ips.add(await echo(world, f"p{number}"))
         await world.delete(f"p{number}")
     async with asyncio.timeout(20):
-        while links() > before:  # those of other tests may go meanwhile
+        # Those of other tests may go meanwhile, and connections come and go.
+        while links() > before or descriptors() > fds + 2:
             await asyncio.sleep(0.05)
     assert len(ips) == 3
-    assert descriptors() <= fds + 4
     async with asyncio.timeout(20):
         while any((world.cluster.data / "logs").glob(f"{world.namespace}_*")):
             await asyncio.sleep(0.05)
