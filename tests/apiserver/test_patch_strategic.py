@@ -109,6 +109,22 @@ def test_retained_keys_drop_the_others() -> None:
     assert changed["spec"]["strategy"] == {"type": "Recreate"}
 
 
+def test_directives_about_what_is_not_there_do_nothing() -> None:
+    """They do not become part of the object, and neither do nulls."""
+    spec = patched(
+        {
+            "initContainers": [{"name": "i", "$patch": "delete"}, {"name": "j", "image": "j", "tty": None}],
+            "nodeSelector": {"$patch": "delete"},
+            "securityContext": {"sysctls": [{"$patch": "replace"}], "runAsUser": 1},
+            "$deleteFromPrimitiveList/readinessGates": ["x"],
+        }
+    )["spec"]
+    assert spec["initContainers"] == [{"name": "j", "image": "j"}]
+    assert "nodeSelector" not in spec
+    assert spec["securityContext"] == {"sysctls": [], "runAsUser": 1}
+    assert "readinessGates" not in spec
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [

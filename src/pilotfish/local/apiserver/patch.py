@@ -58,7 +58,7 @@ def _operate(document: Any, op: Mapping[str, Any]) -> Any:
     if operation is None:
         raise _does_not_apply(f"Unexpected kind: {verb}")
     if path == "":
-        if verb in ("add", "replace") and "value" in op:
+        if verb == "replace" and "value" in op:
             return copy.deepcopy(op["value"])
         if verb == "test":
             if not _same(document, op.get("value")):
@@ -266,7 +266,7 @@ def _strategic_field(merged: Object, key: str, value: Any, schema: Schema | None
         return
     if key not in merged:
         if not deleting:
-            merged[key] = _without_nulls(value)
+            _take_over(merged, key, value)
         return
     current = merged[key]
     if isinstance(current, dict) and isinstance(value, dict):
@@ -277,8 +277,31 @@ def _strategic_field(merged: Object, key: str, value: Any, schema: Schema | None
             merged[key] = _strategic(current, value, child)
     elif isinstance(current, list) and isinstance(value, list):
         merged[key] = _strategic_list(current, value, _field(schema, key), deleting=deleting)
+    elif not deleting:
+        _take_over(merged, key, value)
+
+
+def _take_over(merged: Object, key: str, value: Any) -> None:
+    """The patch's value as it is, but for nulls and for what holds a directive: there is nothing to direct."""
+    kept = _undirected(_without_nulls(value))
+    if kept is _NOTHING:
+        merged.pop(key, None)
     else:
-        merged[key] = value
+        merged[key] = kept
+
+
+_NOTHING: Any = object()
+
+
+def _undirected(value: Any) -> Any:
+    if isinstance(value, dict):
+        if _DIRECTIVE in value:
+            return _NOTHING
+        kept = {key: _undirected(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if item is not _NOTHING}
+    if isinstance(value, list):
+        return [item for item in map(_undirected, value) if item is not _NOTHING]
+    return value
 
 
 def _field(schema: Schema | None, key: str) -> Schema | None:
@@ -411,7 +434,7 @@ def _ordered(merged: Object, todo: Object, directive: str, order: Any, schema: S
     if current is None and patch is None:
         return
     if current is None:
-        result = [item for item in patch or [] if not (isinstance(item, dict) and _DIRECTIVE in item)]
+        result = _undirected(_without_nulls(patch))
     else:
         result = current if patch is None else _strategic_list(current, patch, child)
     merged[key] = _arrange(result, order, current or [], merge_key)
