@@ -74,16 +74,17 @@ class Workload:
             namespace = match[1]
         return cls(name, namespace, canonical, revision, cluster, app, version, principal)
 
-    def labels(self, side: str) -> dict[str, str]:
-        """The standard labels of `source` or `destination`."""
+    def labels(self, side: str, *, own: bool) -> dict[str, str]:
+        """The standard labels of `source` or `destination`. Our own app and version stay empty when we have none."""
+        nothing = "" if own else UNKNOWN
         return {
             f"{side}_workload": self.name or UNKNOWN,
             f"{side}_workload_namespace": self.namespace or UNKNOWN,
             f"{side}_canonical_service": self.canonical_name or UNKNOWN,
             f"{side}_canonical_revision": self.canonical_revision or LATEST,
             f"{side}_principal": self.principal or UNKNOWN,
-            f"{side}_app": self.app or UNKNOWN,
-            f"{side}_version": self.version or UNKNOWN,
+            f"{side}_app": self.app or nothing,
+            f"{side}_version": self.version or nothing,
             f"{side}_cluster": self.cluster or UNKNOWN,
         }
 
@@ -122,7 +123,8 @@ def standard_labels(raw: Mapping[str, str], own: Workload, *, tcp: bool) -> dict
     grpc = raw.get("grpc_response_status", "")
     protocol = "tcp" if tcp else "grpc" if grpc else "http"
     policy = ("mutual_tls" if principal else "none") if inbound else UNKNOWN
-    both = source.labels("source") | destination.labels("destination") | _service(raw, own, destination, inbound)
+    both = source.labels("source", own=not inbound) | destination.labels("destination", own=inbound)
+    both |= _service(raw, own, destination, inbound)
     found = {"reporter": raw.get("reporter", UNKNOWN)}
     found |= {name: both[name] for name in (*SOURCE, *DESTINATION)}
     found["request_protocol"] = protocol

@@ -257,7 +257,7 @@ def _chains(db: Db, view: View, port: Port | None, mode: MutualTLSMode, *, match
         if line.http:
             network = _http_filters(db, view, port, protocol, cluster, name)
         else:
-            network = _tcp_filters(db, view, cluster)
+            network = _tcp_filters(db, view, cluster, line.mutual)
         title = f"{name}-catchall-http" if port is None and line.http else name
         more: Fields = {}
         if own is not None:
@@ -287,9 +287,9 @@ def _http_filters(db: Db, view: View, port: Port | None, protocol: Protocol, clu
     return [manager(db, view, Side.INBOUND, prefix, config, filters=policies, protocol=protocol)]
 
 
-def _tcp_filters(db: Db, view: View, cluster: str) -> list[Fields]:
+def _tcp_filters(db: Db, view: View, cluster: str, mutual: bool) -> list[Fields]:
     policies = [*authorization.custom_tcp(db, view), *authorization.tcp(db, view)]
-    return [*policies, tcp.proxy(db, view, cluster, [(cluster, 1)], inbound=True)]
+    return [*policies, tcp.proxy(db, view, cluster, [(cluster, 1)], inbound=True, mutual=mutual)]
 
 
 def _routes(port: Port | None, protocol: Protocol, cluster: str) -> Fields:

@@ -118,9 +118,9 @@ def _logger(
     if not counters and not histograms:
         return None
     config: Fields = {
-        "stat_prefix": SCOPE,
         # Shared by name, so that counters outlive an update of their listener.
         "stats_scope": {
+            "prefix": SCOPE,
             "sharing_name": SCOPE,
             "max_counters": {"value": MAX_SERIES},
             "max_histograms": {"value": MAX_SERIES},

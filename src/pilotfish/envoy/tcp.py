@@ -10,9 +10,11 @@ from pilotfish.engine import Db
 from pilotfish.envoy.access_log import loggers
 from pilotfish.envoy.metrics import tcp_loggers
 from pilotfish.envoy.proto import Fields, extension
-from pilotfish.envoy.values import duration
+from pilotfish.envoy.values import duration, number
 from pilotfish.mesh.proxies import View
 
+EARLY = 64 * 1024
+"""Bytes that a client may send before the application is connected to."""
 TCP_PROXY = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 
 
@@ -23,9 +25,13 @@ def proxy(
     targets: Iterable[tuple[str, int]],
     *,
     inbound: bool = False,
+    mutual: bool = False,
     policy: TrafficPolicy | None = None,
 ) -> Fields:
-    """A `tcp_proxy` filter to one cluster, or to several by weight. `policy` is the (first) destination's."""
+    """A `tcp_proxy` filter to one cluster, or to several by weight.
+
+    `policy` is the (first) destination's; `mutual` says that the client has a certificate of the mesh.
+    """
     chosen = list(targets)
     fields: Fields = {"stat_prefix": stat_prefix}
     if len(chosen) == 1:
@@ -37,6 +43,9 @@ def proxy(
         fields["access_log"] = logs
     if measured:
         fields["access_log_options"] = {"flush_access_log_on_connected": True}
+        if mutual:
+            # Whose connection it is, is known when the handshake is over.
+            fields |= {"upstream_connect_mode": "ON_DOWNSTREAM_TLS_HANDSHAKE", "max_early_data_bytes": number(EARLY)}
     tcp = policy.connection_pool.tcp if policy is not None and policy.connection_pool is not None else None
     idle = tcp.idle_timeout if tcp is not None else None
     if idle is None and (text := view.flag("IDLE_TIMEOUT")):
