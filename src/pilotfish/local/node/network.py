@@ -20,7 +20,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from pilotfish.local.network import NODE_IP, NODE_NAME, POD_CIDR
-from pilotfish.local.node import namespaces
+from pilotfish.local.node import namespaces, tools
 from pilotfish.local.node.processes import Processes
 
 UPLINK = "nowhere0"
@@ -214,6 +214,7 @@ class Network:
             self._pool.release(sandbox.ip)
 
     async def _batch(self, text: str, prefix: list[str]) -> None:
-        result = await self._processes.run([*prefix, "ip", "-batch", "-"], stdin=text.encode())
+        ip = tools.find("ip")  # by path: an unpacked one is not on the PATH of nsenter, nor are its libraries
+        result = await self._processes.run([*prefix, ip.path, "-batch", "-"], stdin=text.encode(), env=ip.env)
         if result.code != 0:
             raise NetworkError(f"cannot set up the network: {result.message}")
