@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Host:
     services: Store
     allocatable: Mapping[str, str]
     image: Callable[[str, Path], Image | None]
+    requests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
+    """Held for a request about one pod: a hundred pods at once must not open a hundred TLS connections."""
 
     @property
     def logs(self) -> Path:

@@ -312,8 +312,9 @@ class PodWorker:
         pause, told = _RETRY[0], ""
         while True:
             try:
-                await self._fetch_claims()
-                await self._tokens.refresh(self._wanted_tokens())
+                async with self.host.requests:
+                    await self._fetch_claims()
+                    await self._tokens.refresh(self._wanted_tokens())
                 self.volumes.set_up(self._sources())
             except (VolumeError, KubeError) as error:
                 if str(error) != told:
@@ -362,7 +363,8 @@ class PodWorker:
             due = self._tokens.next_refresh()
             await self.config.wait(None if due is None else max(due - time.time(), 1.0))
             try:
-                await self._tokens.refresh(self._wanted_tokens())
+                async with self.host.requests:
+                    await self._tokens.refresh(self._wanted_tokens())
             except KubeError as error:
                 _log.warning("cannot refresh a token of pod %s: %s", self._pod["metadata"]["name"], error)
                 await asyncio.sleep(5.0)
@@ -460,7 +462,8 @@ class PodWorker:
             try:
                 if self._kill_at > 0:
                     await self._patch_status()
-                await self.host.client.delete(PODS, meta["name"], meta["namespace"], grace_seconds=0, uid=self.uid)
+                async with self.host.requests:
+                    await self.host.client.delete(PODS, meta["name"], meta["namespace"], grace_seconds=0, uid=self.uid)
             except ApiStatusError as error:
                 if is_not_found(error) or (is_conflict(error) and self._kill_at <= 0):
                     return
@@ -527,9 +530,10 @@ class PodWorker:
             return
         meta = self._pod["metadata"]
         patch = {"metadata": {"uid": self.uid, "resourceVersion": meta["resourceVersion"]}, "status": wanted}
-        answer = await self.host.client.patch(
-            PODS, meta["name"], patch, meta["namespace"], patch_type=PatchType.MERGE, subresource="status"
-        )
+        async with self.host.requests:
+            answer = await self.host.client.patch(
+                PODS, meta["name"], patch, meta["namespace"], patch_type=PatchType.MERGE, subresource="status"
+            )
         self._written = wanted
         # The informer tells the same soon; taking it now keeps the next patch from being refused.
         if int(answer["metadata"]["resourceVersion"]) > int(self._pod["metadata"]["resourceVersion"]):
