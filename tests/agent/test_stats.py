@@ -1,0 +1,115 @@
+"""Envoy's page becomes Istio's: names, labels, values for what is not known."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilotfish.agent.stats import Workload, rewrite, standard_labels
+
+OWN = Workload("reviews-v2", "book", "reviews", "v2", "c1", "reviews", "v2", "spiffe://td/ns/book/sa/reviews")
+PEER = "productpage-v1~book~productpage~v1~c1~productpage~v1"
+PRINCIPAL = "spiffe://td/ns/book/sa/productpage"
+SERVICE = "reviews.book.svc.cluster.local~reviews~book"
+
+
+def labels(**raw: str) -> dict[str, str]:
+    return standard_labels(raw, OWN, tcp=False)
+
+
+def test_server_side_with_mutual_tls() -> None:
+    """The peer is the source, this workload the destination, and both principals are known."""
+    found = labels(reporter="destination", peer=PEER, principal=PRINCIPAL, service=SERVICE, response_code="200")
+    assert found["source_workload"] == "productpage-v1"
+    assert found["source_principal"] == PRINCIPAL
+    assert found["destination_workload"] == "reviews-v2"
+    assert found["destination_principal"] == OWN.principal
+    assert found["destination_service"] == "reviews.book.svc.cluster.local"
+    assert found["connection_security_policy"] == "mutual_tls"
+    assert list(found)[:3] == ["reporter", "source_workload", "source_canonical_service"]
+
+
+def test_server_side_from_outside_the_mesh() -> None:
+    """Without a certificate nothing is known of the source, and the security policy is none."""
+    found = labels(reporter="destination", peer="", principal="", service=SERVICE)
+    unknown = {name for name, value in found.items() if name.startswith("source_") and value == "unknown"}
+    assert len(unknown) == 7
+    assert found["source_canonical_revision"] == "latest"
+    assert found["destination_principal"] == "unknown"
+    assert found["connection_security_policy"] == "none"
+
+
+def test_client_side_of_a_workload_without_sidecar() -> None:
+    """The endpoint's description names the destination; there are no principals."""
+    found = labels(reporter="source", peer="legacy;book;legacy;;c1", principal="", service="legacy.book~legacy~book")
+    assert found["destination_workload"] == "legacy"
+    assert found["destination_canonical_revision"] == "latest"
+    assert found["destination_app"] == "unknown"
+    assert (found["source_principal"], found["destination_principal"]) == ("unknown", "unknown")
+    assert found["connection_security_policy"] == "unknown"
+
+
+def test_certificates_of_strangers_describe_nobody() -> None:
+    """A name in a certificate from outside the mesh is not taken for a workload."""
+    found = labels(reporter="source", peer="www.example.com,example.com", principal="", service="www.example.com~x~ns")
+    assert found["destination_workload"] == "unknown"
+
+
+def test_destinations_that_are_no_service() -> None:
+    """What passes through or is stopped has a name of its own."""
+    for raw, name in (
+        ("PassthroughCluster", "PassthroughCluster"),
+        ("block_all", "BlackHoleCluster"),
+        ("BlackHoleCluster", "BlackHoleCluster"),
+        ("", "unknown"),
+        ("some-route", "unknown"),
+    ):
+        found = labels(reporter="source", peer="", principal="", service=raw)
+        assert (found["destination_service_name"], found["destination_service"]) == (name, "unknown")
+
+
+def test_protocols() -> None:
+    """A gRPC status makes it gRPC; TCP has neither code nor status."""
+    assert labels(reporter="source", grpc_response_status="0")["request_protocol"] == "grpc"
+    assert labels(reporter="source", response_code="0")["request_protocol"] == "http"
+    tcp = standard_labels({"reporter": "source"}, OWN, tcp=True)
+    assert tcp["request_protocol"] == "tcp"
+    assert "response_code" not in tcp
+
+
+def test_users_tags_win() -> None:
+    """Tags that users added or replaced come through, those they removed are gone."""
+    found = labels(reporter="source", destination_app="mine", request_host="a.b", source_version="~")
+    assert (found["destination_app"], found["request_host"]) == ("mine", "a.b")
+    assert "source_version" not in found
+
+
+PAGE = """# TYPE envoy_istio_requests_total counter
+envoy_istio_requests_total{reporter="source",peer="",principal="",service="allow_any",response_code="200"} 2
+envoy_istio_requests_total{reporter="source",peer="",principal="",service="PassthroughCluster",response_code="200"} 3
+# TYPE envoy_server_live gauge
+envoy_server_live{} 1
+# TYPE envoy_istio_request_bytes histogram
+envoy_istio_request_bytes_bucket{reporter="source",service="",le="0.5"} 1
+envoy_istio_request_bytes_sum{reporter="source",service=""} 1.5
+"""
+
+
+def test_page() -> None:
+    """One family is one block, series that become equal are added up, Envoy's own metrics stay as they are."""
+    page = rewrite(PAGE, OWN)
+    assert page.count("# TYPE istio_requests_total counter") == 1
+    series = [line for line in page.splitlines() if line.startswith("istio_requests_total{")]
+    assert len(series) == 1
+    assert series[0].endswith("} 5")
+    assert "envoy_server_live{} 1" in page
+    assert 'le="0.5"} 1' in page
+    assert "istio_request_bytes_sum{" in page
+    assert "envoy_istio" not in page
+
+
+@given(st.text(), st.text(), st.text(alphabet=st.characters(codec="ascii")))
+def test_whatever_peers_say_is_one_value(peer: str, principal: str, service: str) -> None:
+    """Every series has all standard labels, whatever stands in a certificate."""
+    found = labels(reporter="destination", peer=peer, principal=principal, service=service)
+    assert len(found) == 25
