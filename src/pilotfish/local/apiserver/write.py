@@ -184,7 +184,7 @@ async def insert_managed(core: Core, request: Request, resource: Resource, obj: 
             (obj,) = await core.convert(resource, [stored], resource.api_version)
             return obj
         item = core.store.put(bucket, key, stored, None)
-    core.custom.written(resource, item)
+    core.written(resource, item)
     return await core.load(resource, item)
 
 
@@ -264,11 +264,27 @@ def patch_change(core: Core, request: Request, resource: Resource, media: str, b
             new = patch.strategic_merge(old, content, compiled)
         if not isinstance(new, dict):
             raise bad_request("the patched object is no JSON object")
-        new = decode.as_kind(new, resource.api_version, resource.kind)
+        new = _still_itself(request, resource, new, content, media)
         decode.check(compiled, new, request, repeated, patched=content)
         return new
 
     return change
+
+
+def _still_itself(request: Request, resource: Resource, new: Object, content: Any, media: str) -> Object:
+    """A patched object is still the object of the address; a strategic merge patch cannot even try another kind."""
+    if "strategic" in media:
+        new = {**new, "kind": resource.kind, "apiVersion": resource.api_version}
+    try:
+        new = decode.as_kind(new, resource.api_version, resource.kind)
+    except ApiError as error:
+        raise invalid("", "", "", [FieldError.invalid("patch", content, error.message)]) from None
+    if isinstance(new["metadata"], dict):
+        check_namespace(request, resource, new)
+        given, name = new["metadata"].get("name", ""), request.target.name
+        if given != name:
+            raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
+    return new
 
 
 async def _apply(core: Core, request: Request, resource: Resource, body: bytes) -> web.StreamResponse:
@@ -449,10 +465,10 @@ async def _store(core: Core, request: Request, update: Update, old: Object, new:
             return shown
         if finished(stored):
             last = core.store.delete(bucket, key, stored, item)
-            core.custom.deleted(resource, last)
+            core.deleted(resource, last)
             return await core.load(resource, last)
         written = core.store.put(bucket, key, stored, item)
-    core.custom.written(resource, written)
+    core.written(resource, written)
     return await core.load(resource, written)
 
 
