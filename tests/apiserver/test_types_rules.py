@@ -148,7 +148,7 @@ def test_autoscalers_of_both_versions_are_one() -> None:
         "pods": {"metric": {"name": "m"}, "target": {"type": "AverageValue", "averageValue": "1"}},
     }
     cpu = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}
-    spec = {"scaleTargetRef": {"kind": "Deployment", "name": "d"}, "maxReplicas": 3, "metrics": [cpu, metric]}
+    spec = {"scaleTargetRef": {"kind": "Deployment", "name": "d"}, "maxReplicas": 3, "metrics": [metric, cpu]}
     scaler = created(make("autoscaling/v2", "HorizontalPodAutoscaler", spec=spec))
     old = autoscaling.convert(scaler, "autoscaling/v1")
     assert old["spec"]["targetCPUUtilizationPercentage"] == 50

@@ -65,6 +65,7 @@ class Allocator:
         spec = new["spec"]
         uid = new["metadata"]["uid"]
         if spec.get("type", "ClusterIP") != "ExternalName":
+            _families(spec, errors)
             self._address(spec, uid, errors)
             self._node_ports(spec, old, uid, errors)
         if errors:
@@ -91,8 +92,6 @@ class Allocator:
                 errors.append(FieldError.invalid("spec.clusterIPs", [asked], why))
             else:
                 spec["clusterIP"], spec["clusterIPs"] = asked, [asked]
-        spec.setdefault("ipFamilies", ["IPv4"])
-        spec.setdefault("ipFamilyPolicy", "SingleStack")
 
     def _random_address(self) -> str:
         size = network.SERVICE_CIDR.num_addresses
@@ -113,6 +112,7 @@ class Allocator:
         )
         before = {(p.get("protocol", "TCP"), p["port"]): p["nodePort"] for p in _port_list(old) if p.get("nodePort")}
         mine: dict[tuple[int, str], int] = {}
+        chosen: dict[int, int] = {}
         for i, port in enumerate(spec.get("ports") or []):
             protocol = port.get("protocol", "TCP")
             number = port.get("nodePort")
@@ -126,9 +126,12 @@ class Allocator:
                     why = "provided port is already allocated"
                     errors.append(FieldError.invalid(f"spec.ports[{i}].nodePort", number, why))
             elif wanted:
-                number = before.get((protocol, port["port"])) or self._random_port(protocol, mine)
+                number = before.get((protocol, port["port"])) or chosen.get(port["port"])
+                if number is None or (number, protocol) in mine:
+                    number = self._random_port(protocol, mine)
                 port["nodePort"] = number
             if number:
+                chosen.setdefault(port["port"], number)  # TCP and UDP of one port share a node port
                 mine[number, protocol] = i
         local = kind == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
         if local and not spec.get("healthCheckNodePort"):
@@ -142,6 +145,28 @@ class Allocator:
             if (port, protocol) not in self._ports and (port, protocol) not in mine:
                 return port
         raise _exhausted("no node port is left")
+
+
+def _families(spec: Object, errors: list[FieldError]) -> None:
+    """Addresses are IPv4; only a headless Service whose endpoints are somebody else's may name both families."""
+    free = "None" in (spec.get("clusterIP"), *(spec.get("clusterIPs") or [])) and not spec.get("selector")
+    policy = spec.setdefault("ipFamilyPolicy", "RequireDualStack" if free else "SingleStack")
+    families = spec.get("ipFamilies") or []
+    if free:
+        families = families or ["IPv4"]
+        if len(families) < 2 and policy != "SingleStack":
+            families = [*families, "IPv6" if families[0] == "IPv4" else "IPv4"]
+        spec["ipFamilies"] = families
+        return
+    if policy == "RequireDualStack":
+        why = "this cluster is not configured for dual-stack services"
+        errors.append(FieldError.invalid("spec.ipFamilyPolicy", policy, why))
+    errors += [
+        FieldError.invalid(f"spec.ipFamilies[{i}]", family, "not configured on this cluster")
+        for i, family in enumerate(families)
+        if family != "IPv4"
+    ]
+    spec["ipFamilies"] = families or ["IPv4"]
 
 
 def _exhausted(why: str) -> ApiError:

@@ -103,7 +103,10 @@ class AutoscalersV1(AutoscalersV2):
     new_status: Mapping[str, Any] = {"currentReplicas": 0, "desiredReplicas": 0}
 
     def default(self, obj: Object) -> None:
-        obj.setdefault("spec", {}).setdefault("minReplicas", 1)
+        spec = obj.setdefault("spec", {})
+        spec.setdefault("minReplicas", 1)
+        if not _loads((obj.get("metadata", {}).get("annotations") or {}).get(_METRICS), None):
+            spec.setdefault("targetCPUUtilizationPercentage", _DEFAULT_CPU)
 
     def validate(self, obj: Object) -> Errors:
         return super().validate(convert(obj, V2))
@@ -129,9 +132,8 @@ def _to_v2(obj: Object) -> None:
     annotations = obj["metadata"].get("annotations") or {}
     metrics = _loads(annotations.pop(_METRICS, None), [])
     if (percent := spec.pop("targetCPUUtilizationPercentage", None)) is not None:
-        metrics = [_cpu(percent), *metrics]
-    if metrics:
-        spec["metrics"] = metrics
+        metrics = [*metrics, _cpu(percent)]
+    spec["metrics"] = metrics or [_cpu(_DEFAULT_CPU)]
     if behavior := _loads(annotations.pop(_BEHAVIOR, None), None):
         spec["behavior"] = behavior
     current = _loads(annotations.pop(_CURRENT, None), [])
