@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pilotfish.local.apiserver import aggregation
 from pilotfish.local.apiserver.registry import Registry
 from pilotfish.local.apiserver.resource import Object, Resource
 from pilotfish.local.apiserver.store import Item, Store
@@ -58,6 +59,16 @@ class Core:
             return []
         bucket = self.registry.bucket(resource)
         return [bucket.items[key].decode() for key in bucket.range(f"{namespace}/" if namespace else "")]
+
+    def written(self, resource: Resource, item: Item) -> None:
+        """After an object was created or changed: what the server makes of it itself."""
+        self.custom.written(resource, item)
+        aggregation.changed(self, resource)
+
+    def deleted(self, resource: Resource, last: Item) -> None:
+        """After an object is gone."""
+        self.custom.deleted(resource, last)
+        aggregation.changed(self, resource)
 
     async def convert(self, resource: Resource, objects: Sequence[Object], api_version: str) -> Objects:
         """Objects of any served version, as `api_version`. One webhook call at most."""

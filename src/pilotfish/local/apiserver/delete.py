@@ -166,10 +166,10 @@ async def _delete_item(
     if gone:
         with core.allocator.reserve(resource, None, before, dry_run=False):
             last = core.store.delete(bucket, key, stored, item)
-        core.custom.deleted(resource, last)
+        core.deleted(resource, last)
     else:
         last = core.store.put(bucket, key, stored, item)
-        core.custom.written(resource, last)
+        core.written(resource, last)
     return await core.load(resource, last), gone
 
 

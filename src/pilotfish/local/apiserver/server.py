@@ -73,7 +73,7 @@ class Server:
                 return documents.not_found()
             return await subresources.answer(self.core, request, resource, sub)
         verb = target.verb
-        if verb == "create" and target.name:
+        if (verb == "create" and target.name) or (verb in ("update", "patch") and not target.name):
             raise not_allowed()
         if verb not in resource.verbs or verb not in _HANDLERS:
             raise not_allowed()
