@@ -129,6 +129,20 @@ async def test_without_a_webhook_only_the_version_changes() -> None:
     assert await crd.convert_objects(definition(), [stored], "v1", no_webhook) == [stored]
 
 
+async def test_defaults_that_came_later_are_seen_in_older_objects() -> None:
+    """Once the definition has changed, objects are not shown as they were stored; the stored object stays as it is."""
+    obj = definition()
+    assert not crd.resources_of(obj)[0].reread
+    obj["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["n"]["default"] = 4
+    assert not crd.resources_of(obj)[0].reread
+    obj["metadata"] |= {"generation": 2, "uid": "later"}
+    assert [resource.reread for resource in crd.resources_of(obj)] == [True, False]
+    stored = widget(color="red")
+    (shown,) = await crd.convert_objects(obj, [stored], "v1", no_webhook)
+    assert shown["spec"] == {"color": "red", "n": 4}
+    assert stored["spec"] == {"color": "red"}
+
+
 def webhooked() -> Object:
     obj = definition(served=True)
     client = {"url": "https://127.0.0.1/convert"}

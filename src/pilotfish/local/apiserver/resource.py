@@ -112,6 +112,8 @@ class Resource:
     """PUT without metadata.resourceVersion is taken."""
     status_on_create: bool = False
     """A client may set `status` when it creates one (Node); else it is dropped where there is a status subresource."""
+    reread: bool = False
+    """Stored objects may lack defaults that came after them, so they are not shown byte by byte as they are stored."""
     storage_version: str = ""
     """The version it is stored in, when several are served; empty means this one."""
     storage_group: str | None = None

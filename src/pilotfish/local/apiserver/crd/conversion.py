@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
-from pilotfish.local.apiserver.crd.resources import schema_of
+from pilotfish.local.apiserver.crd.resources import defaults_came_later, schema_of
 from pilotfish.local.apiserver.errors import internal
 from pilotfish.local.apiserver.resource import Object
 from pilotfish.local.apiserver.schema import Schema, apply_defaults, prune
@@ -19,7 +19,7 @@ CallWebhook = Callable[[Object, Object], Awaitable[Object]]
 async def convert_objects(
     crd: Object, objects: Sequence[Object], to_version: str, call_webhook: CallWebhook
 ) -> list[Object]:
-    """The objects in `to_version` (`v1`), in the same order; those already in it are returned as they are.
+    """The objects in `to_version` (`v1`), in the same order; those already in it only get defaults that came later.
 
     Strategy None changes only apiVersion; strategy Webhook asks once for all. Fields that the version lacks are
     pruned, its defaults are filled in. ApiError 500 when the webhook fails or answers something that is not the same
@@ -27,15 +27,23 @@ async def convert_objects(
     """
     api_version = f"{crd['spec']['group']}/{to_version}"
     stale = [obj for obj in objects if obj.get("apiVersion") != api_version]
-    if not stale:
+    fill = defaults_came_later(crd, to_version)
+    if not stale and not fill:
         return list(objects)
     conversion = crd["spec"].get("conversion") or {}
-    if conversion.get("strategy") == "Webhook":
+    answered: Iterator[Object] = iter(())
+    if stale and conversion.get("strategy") == "Webhook":
         answered = iter(await _ask(crd, conversion["webhook"], stale, api_version, call_webhook))
-    else:
+    elif stale:
         answered = iter([copy.deepcopy(obj) | {"apiVersion": api_version} for obj in stale])
     schema = schema_of(crd, to_version)
-    return [obj if obj.get("apiVersion") == api_version else _fitted(schema, next(answered)) for obj in objects]
+    out = []
+    for obj in objects:
+        if obj.get("apiVersion") != api_version:
+            out.append(_fitted(schema, next(answered)))
+        else:
+            out.append(_fitted(schema, copy.deepcopy(obj)) if fill else obj)
+    return out
 
 
 def _fitted(schema: Schema, obj: Object) -> Object:

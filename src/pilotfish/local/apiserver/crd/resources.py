@@ -223,8 +223,22 @@ def _resource(crd: Object, version: Object, names: Object, storage: str) -> Reso
         field_labels=tuple(path.removeprefix(".") for path in strategy.selectable),
         has_generation=True,
         unconditional_update=False,
+        reread=defaults_came_later(crd, version["name"]),
         storage_version=storage,
     )
+
+
+def defaults_came_later(crd: Object, version: str) -> bool:
+    """Whether objects of this version may have been stored before the schema had the defaults it has now."""
+    if crd["metadata"].get("generation", 1) == 1:
+        return False
+    found = next((v for v in crd["spec"]["versions"] if v["name"] == version), {})
+    return _has_defaults((found.get("schema") or {}).get("openAPIV3Schema") or {})
+
+
+def _has_defaults(openapi: Mapping[str, Any]) -> bool:
+    children = [*(openapi.get("properties") or {}).values(), openapi.get("items"), openapi.get("additionalProperties")]
+    return "default" in openapi or any(_has_defaults(child) for child in children if isinstance(child, Mapping))
 
 
 _ANYTHING: Object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
