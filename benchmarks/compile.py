@@ -135,7 +135,7 @@ def main() -> None:
 
     edit("one endpoint's readiness", lambda r: endpoint_slice(r, 1), "ClusterLoadAssignment")
     edit("one VirtualService's weights", lambda r: virtual_service(r, 10), "RouteConfiguration")
-    edit("a label of one pod nobody selects by", lambda r: pod_with_label(r), "")
+    edit("a label of one pod nobody selects by", pod_with_label, "")
     edit("status of a VirtualService only", lambda r: {**virtual_service(r, 10), "status": {"n": r}}, "")
     peer = {"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication"}
     modes = ("PERMISSIVE", "UNSET")

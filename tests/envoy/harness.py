@@ -39,7 +39,8 @@ class Case:
             elif obj["kind"] == "JWKS":
                 self.world.set_jwks(obj["uri"], obj["keys"])
             else:
-                obj["metadata"].setdefault("namespace", "default")
+                if obj["kind"] not in ("Node", "Namespace"):
+                    obj["metadata"].setdefault("namespace", "default")
                 self.world.apply(obj)
         self.compiler = Compiler(self.world)
 

@@ -216,6 +216,13 @@ async def test_mirror(tmp_path: Path) -> None:
         assert found["v2"].seen[0]["host"] == "example.com", "no -shadow suffix"
 
 
+async def _ejected(envoy: Envoy) -> None:
+    """Wait until an endpoint is ejected: that is a moment behind the answer that caused it."""
+    async with asyncio.timeout(10):
+        while "ejections_active: 1" not in await envoy.ask("/stats?filter=outbound.80.*ejections_active"):
+            await asyncio.sleep(0.01)
+
+
 async def test_circuit_breaker_ejects_the_poisoned(tmp_path: Path) -> None:
     """One 500 ejects the endpoint that gave it; afterwards only right answers, until the ejection ends."""
     text = """
@@ -245,8 +252,11 @@ spec:
         web = rig.service("web", "[{name: http, port: 80}]", (good, "version: v1"), (poison, "version: v2"))
         case = Case(GATEWAY + web + "\n---\n" + text)
         async with rig.running(everything(case.compiler, case.view()), ip, tmp_path) as envoy:
-            found = await envoy.names(8080, 30)
-    assert found == {"500": 1, "good": 29}
+            async with asyncio.timeout(10):
+                while (await envoy.request(8080)).status != 500:
+                    pass  # the poisoned one has not been asked yet
+            await _ejected(envoy)
+            assert await envoy.names(8080, 30) == {"good": 30}
 
 
 async def test_ejected_subset_answers_503(tmp_path: Path) -> None:
@@ -274,6 +284,7 @@ spec:
 """
     async with mesh(tmp_path, text, "v1", "v2") as (envoy, _):
         assert (await envoy.request(8080, "/status/500")).status == 500
+        await _ejected(envoy)
         found = await envoy.names(8080, 60)
         assert set(found) == {"v1", "503"}
         refused = next(r for r in [await envoy.request(8080) for _ in range(40)] if r.status == 503)

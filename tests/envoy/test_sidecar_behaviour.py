@@ -437,7 +437,10 @@ spec: {{hosts: [nick.name], http: [{{route: [{{destination: {{host: web}}}}]}}]}
 
 async def test_websocket(tmp_path: Path) -> None:
     """An upgrade passes both sidecars."""
-    async with pair(tmp_path, peer("STRICT"), "name: http") as (client, _, _app), aiohttp.ClientSession() as session:
-        async with session.ws_connect(f"http://{client.ip}:80/ws", headers={"host": "web"}) as socket:
-            await socket.send_str("hello")
-            assert (await socket.receive_str(timeout=5)) == "hello"
+    async with (
+        pair(tmp_path, peer("STRICT"), "name: http") as (client, _, _),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"http://{client.ip}:80/ws", headers={"host": "web"}) as socket,
+    ):
+        await socket.send_str("hello")
+        assert (await socket.receive_str(timeout=5)) == "hello"

@@ -94,15 +94,15 @@ def hosts(server: Server) -> tuple[str, ...]:
     return tuple(dict.fromkeys(h.rpartition("/")[2].lower() for h in server.hosts))
 
 
-def admits(server: Server, gateway_namespace: str, namespace: str, host: str) -> str | None:
-    """The host a VirtualService's host and a server share, if the server lets its namespace attach."""
-    best: str | None = None
+def shared(server: Server, gateway_namespace: str, namespace: str, host: str) -> tuple[str, ...]:
+    """The hosts a server shares with a VirtualService's host, where it lets the VirtualService's namespace attach."""
+    found: dict[str, None] = {}
     for entry in server.hosts:
         limit, _, own = entry.rpartition("/")
         limit = gateway_namespace if limit == "." else limit
         if limit in ("", "*", namespace) and (both := names.intersect(own.lower(), host)) is not None:
-            best = both if best is None or names.specificity(both) > names.specificity(best) else best
-    return best
+            found[both] = None
+    return tuple(found)
 
 
 @query

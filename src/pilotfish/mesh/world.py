@@ -7,6 +7,7 @@ from typing import Any
 
 from pilotfish import api
 from pilotfish.api.mesh import MeshConfig, MeshNetworks
+from pilotfish.api.validation import validate
 from pilotfish.engine import Db, Input
 from pilotfish.mesh import config, inputs
 from pilotfish.mesh import kubernetes as k8s
@@ -62,7 +63,8 @@ class World:
     def apply(self, obj: Mapping[str, Any]) -> bool:
         """Take in an object that was created or changed. False when that makes no difference.
 
-        Raises DecodeError when a config object's fields have the wrong types; what it was before stays.
+        Raises DecodeError when a config object cannot be read, or would be refused by the webhook (which may not have
+        been there to refuse it); what it was before stays.
         """
         api_version, kind = obj.get("apiVersion", ""), obj.get("kind", "")
         if (plain := _KUBERNETES.get((api_version, kind))) is not None:
@@ -72,7 +74,10 @@ class World:
             return False
         if ((obj["metadata"].get("labels") or {}).get("istio.io/rev") or self.revision) != self.revision:
             return self.delete(obj)
-        return self._put(kind, _ref(obj), inputs.resolve(api.decode(obj), self.settings.domain))
+        config = api.decode(obj)
+        if errors := validate(config).errors:
+            raise api.DecodeError(errors, str(config))
+        return self._put(kind, _ref(obj), inputs.resolve(config, self.settings.domain))
 
     def delete(self, obj: Mapping[str, Any]) -> bool:
         """Take out an object; only its apiVersion, kind, namespace and name are read."""
