@@ -18,7 +18,7 @@ NAMES = ("base", "istiod", "gateway")
 
 def directory() -> Path:
     """Where the charts are: in the package, or beside the sources."""
-    packaged = Path(__file__).parent / "charts"
+    packaged = Path(__file__).parents[1] / "charts"
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "charts"
 
 
