@@ -163,7 +163,8 @@ async def test_service_follows_pods(client: Client, kubelet: Kubelet, kubectl: R
 
 
 async def test_selectorless_service_is_left_alone_and_mirrored(client: Client, until: Run, namespace: str) -> None:
-    """Endpoints a user writes stay as they are, and appear as a slice; without them the slice goes."""
+    """Endpoints a user writes stay as they are, and appear as a slice; without them, or without the Service,
+    the slice goes."""
     one = {"metadata": {"name": "db"}, "spec": {"ports": [{"port": 5432}]}}
     await client.create(SERVICES, one, namespace)
     subset = {"addresses": [{"ip": "192.0.2.7"}], "ports": [{"port": 5432}]}
@@ -175,6 +176,11 @@ async def test_selectorless_service_is_left_alone_and_mirrored(client: Client, u
     )
     assert found["endpoints"][0]["addresses"] == ["192.0.2.7"]
     await client.delete(ENDPOINTS, "db", namespace)
+    await until(ENDPOINT_SLICES, lambda s: not s)
+    await client.create(ENDPOINTS, {"metadata": {"name": "db"}, "subsets": [subset]}, namespace)
+    await until(ENDPOINT_SLICES, lambda s: s)
+    await client.delete(SERVICES, "db", namespace)
+    await until(ENDPOINTS, lambda e: not e)
     await until(ENDPOINT_SLICES, lambda s: not s)
 
 

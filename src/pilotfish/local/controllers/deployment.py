@@ -332,7 +332,7 @@ def counts(deployment: Mapping[str, Any], new: Object | None, old: Sequence[Obje
         "readyReplicas": count("readyReplicas", everyone),
         "availableReplicas": available,
         "unavailableReplicas": max(0, _total(everyone) - available),
-        "terminatingReplicas": count("terminatingReplicas", everyone),
+        "terminatingReplicas": count("terminatingReplicas", everyone),  # the one that is there when it is zero
     }
 
 
@@ -404,6 +404,7 @@ def status(deployment: Mapping[str, Any], new: Object | None, old: Sequence[Obje
     _failures([*old, *([new] if new else [])], conditions)
     collisions = int(before.get("collisionCount") or 0) + facts.collision
     kept = {"collisionCount": collisions} if collisions or "collisionCount" in before else {}
+    kept["terminatingReplicas"] = result["terminatingReplicas"]
     return without_zeros({**result, "conditions": conditions.items}) | kept
 
 

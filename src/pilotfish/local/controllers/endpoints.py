@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pilotfish.kube.errors import KubeError, is_already_exists, is_not_found
+from pilotfish.kube.informer import Change
 from pilotfish.kube.meta import Key, annotations_of, is_deleting, key_of, labels_of
 from pilotfish.kube.resources import ENDPOINTS, PODS, SERVICES, Object
 from pilotfish.local.controllers.base import Cluster, Controller
@@ -100,16 +101,27 @@ class EndpointsController(Controller):
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
-        self._services = self.watch(SERVICES).store
+        self._ended: set[Key] = set()
+        """Services that were deleted: their Endpoints go too, also those a user wrote."""
+        self._services = self.watch(SERVICES, self._service_changed).store
         self._endpoints = self.watch(ENDPOINTS).store
         self._pods = self.watch(PODS, services_of(self._services, self.queue.add)).store
+
+    def _service_changed(self, change: Change) -> None:
+        key = key_of(change.object)
+        if change.new is None:
+            self._ended.add(key)
+        else:
+            self._ended.discard(key)
+        self.queue.add(key)
 
     async def sync(self, key: Key) -> None:
         service = self._services.get(*key)
         present = self._endpoints.get(*key)
         if service is None:
-            if present is not None and MANAGED_BY in labels_of(present):
+            if present is not None and (MANAGED_BY in labels_of(present) or key in self._ended):
                 await self.cluster.delete(ENDPOINTS, present)
+            self._ended.discard(key)
             return
         if not service["spec"].get("selector") or service["spec"].get("type") == "ExternalName" or is_deleting(service):
             return

@@ -85,9 +85,9 @@ def status(replica_set: Mapping[str, Any], pods: Sequence[Object], failure: str 
             "conditions": conditions,
         }
     )
-    # The one count that Go writes when it is zero.
     terminating = sum(is_deleting(pod) and not is_finished(pod) for pod in pods)
-    return {"replicas": len(active), **counts, **({"terminatingReplicas": terminating} if terminating else {})}
+    # The two counts that are there when they are zero.
+    return {"replicas": len(active), "terminatingReplicas": terminating, **counts}
 
 
 def make_pod(replica_set: Mapping[str, Any]) -> Object:
