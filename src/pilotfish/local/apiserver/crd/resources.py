@@ -232,7 +232,7 @@ def defaults_came_later(crd: Object, version: str) -> bool:
     """Whether objects of this version may have been stored before the schema had the defaults it has now."""
     if crd["metadata"].get("generation", 1) == 1:
         return False
-    found = next((v for v in crd["spec"]["versions"] if v["name"] == version), {})
+    found: Object = next((v for v in crd["spec"]["versions"] if v["name"] == version), {})
     return _has_defaults((found.get("schema") or {}).get("openAPIV3Schema") or {})
 
 
