@@ -554,6 +554,34 @@ CASES: list[tuple[str, dict[str, Any], Problems]] = [
         [("Required", "webhooks[0].clientConfig")],
     ),
     ("a webhook over HTTP", webhook(clientConfig={"url": "http://a/b"}), [("Invalid", "webhooks[0].clientConfig.url")]),
+    (
+        "conditions that are none",
+        webhook(
+            matchConditions=[
+                {"name": "a", "expression": "request.name == 'a'"},
+                {"name": "b", "expression": "1"},
+                {"name": "b", "expression": "a b"},
+            ]
+        ),
+        [
+            ("Invalid", "webhooks[0].matchConditions[1].expression"),
+            ("Invalid", "webhooks[0].matchConditions[2].expression"),
+            ("Duplicate", "webhooks[0].matchConditions[2].name"),
+        ],
+    ),
+    (
+        "zones of no value",
+        make(
+            "storage.k8s.io/v1",
+            "StorageClass",
+            provisioner="p",
+            allowedTopologies=[{"matchLabelExpressions": [{"key": "a b", "values": []}]}],
+        ),
+        [
+            ("Required", "allowedTopologies[0].matchLabelExpressions[0].values"),
+            ("Invalid", "allowedTopologies[0].matchLabelExpressions[0].key"),
+        ],
+    ),
     ("side effects", webhook(sideEffects="Some"), [("NotSupported", "webhooks[0].sideEffects")]),
     ("a patient webhook", webhook(timeoutSeconds=31), [("Invalid", "webhooks[0].timeoutSeconds")]),
     (

@@ -93,19 +93,29 @@ def _review_versions(path: str, versions: list[str]) -> Errors:
 
 
 def _conditions(path: str, conditions: list[dict[str, Any]]) -> Errors:
-    """That the expressions compile is the business of the room that runs them."""
     errors: Errors = []
     if len(conditions) > _MAX_CONDITIONS:
         errors.append(FieldError.too_many(path, len(conditions), _MAX_CONDITIONS))
     names: set[str] = set()
     for i, condition in enumerate(conditions):
         where, name = f"{path}[{i}]", condition.get("name", "")
-        errors += v.required(f"{where}.expression", condition.get("expression", "").strip())
+        errors += v.required(f"{where}.expression", condition.get("expression", "").strip(), _not_cel)
         errors += v.required(f"{where}.name", name, v.qualified_name)
         if name and name in names:
             errors.append(FieldError.duplicate(f"{where}.name", name))
         names.add(name)
     return errors
+
+
+def _not_cel(expression: str) -> list[str]:
+    from pilotfish.local.apiserver.cel.conditions import compile_condition  # noqa: PLC0415 - few need it
+    from pilotfish.local.apiserver.cel.environment import CelError  # noqa: PLC0415 - as above
+
+    try:
+        compile_condition(expression)
+    except CelError as error:
+        return [str(error)]
+    return []
 
 
 def _rule(path: str, rule: Mapping[str, Any]) -> Errors:

@@ -39,7 +39,31 @@ class StorageClasses(Kind):
             errors.append(FieldError.invalid("parameters", "", "field can not be empty"))
         errors += v.one_of("reclaimPolicy", obj.get("reclaimPolicy"), ("Delete", "Retain"), missing=False)
         modes = ("Immediate", "WaitForFirstConsumer")
-        return errors + v.one_of("volumeBindingMode", obj.get("volumeBindingMode"), modes, missing=False)
+        errors += v.one_of("volumeBindingMode", obj.get("volumeBindingMode"), modes, missing=False)
+        return errors + _topologies(obj.get("allowedTopologies") or [])
+
+
+def _topologies(terms: list[dict[str, Any]]) -> Errors:
+    errors: Errors = []
+    seen: list[dict[str, set[str]]] = []
+    for i, term in enumerate(terms):
+        path = f"allowedTopologies[{i}].matchLabelExpressions"
+        found: dict[str, set[str]] = {}
+        for j, requirement in enumerate(term.get("matchLabelExpressions") or []):
+            key, values = requirement.get("key", ""), requirement.get("values") or []
+            errors += v.required(f"{path}[{j}].values", values)
+            errors += [
+                FieldError.duplicate(f"{path}[{j}].values[{k}]", value)
+                for k, value in enumerate(values)
+                if value in values[:k]
+            ]
+            errors += v.check(f"{path}[{j}].key", key, v.qualified_name)
+            if key in found:
+                errors.append(FieldError.duplicate(f"{path}[{j}].key", key))
+            found[key] = set(values)
+        errors += [FieldError.duplicate(path, "") for one in seen if one == found]
+        seen.append(found)
+    return errors
 
 
 def _row(obj: Object) -> list[Any]:
