@@ -148,6 +148,21 @@ def test_repeated_fields_are_named_by_path() -> None:
     assert schema.find_duplicates(b'{"a":{"x":1},"b":{"x":1}}') == []
 
 
+def test_a_decoder_meets_fields_in_their_order() -> None:
+    """Unknown and repeated ones in one list, as they stand in the text."""
+    raw = (
+        b'{"spec":{"containrs":[],"containers":[{"name":"a","imag":"x","name":"b"}],'
+        b'"hostNetwork":false,"hostNetwork":true},"metadata":{"labels":{"any":"thing"}},"extra":1}'
+    )
+    assert schema.find_strict(builtin(POD), raw) == [
+        'unknown field "spec.containrs"',
+        'unknown field "spec.containers[0].imag"',
+        'duplicate field "spec.containers[0].name"',
+        'duplicate field "spec.hostNetwork"',
+        'unknown field "extra"',
+    ]
+
+
 def test_defaults_reach_into_what_is_there_and_nowhere_else() -> None:
     """A default inside a list item is set in each item; absent structs do not come to life by it."""
     obj = pod(ports=[{"containerPort": 80}, {"containerPort": 81, "protocol": "UDP"}])

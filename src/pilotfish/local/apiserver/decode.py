@@ -113,8 +113,12 @@ def as_kind(value: Any, api_version: str, kind: str) -> Object:
     return obj
 
 
-def check(schema: Schema, obj: Object, request: Request, repeated: list[str], *, patched: Any = None) -> None:
+def check(
+    schema: Schema, obj: Object, request: Request, repeated: list[str], *, patched: Any = None, body: bytes = b""
+) -> None:
     """Refuse wrong JSON types; then treat unknown and repeated fields as fieldValidation says.
+
+    With `body` (the JSON text it was read from) they are told in the order in which they stand there.
 
     With `patched` (the patch) the refusal is the 422 of a patch, else the 400 of a body.
     """
@@ -130,7 +134,10 @@ def check(schema: Schema, obj: Object, request: Request, repeated: list[str], *,
     if mode == "Ignore":
         schemas.prune(schema, obj)
         return
-    unknown = [*repeated, *schemas.find_unknown(schema, obj)]
+    if repeated and body and not schema.structural:
+        unknown = schemas.find_strict(schema, body)
+    else:
+        unknown = [*repeated, *schemas.find_unknown(schema, obj)]
     if unknown and mode == "Strict":
         raise _refused(prefix, "strict decoding error: " + ", ".join(unknown), patched)
     request.warnings += unknown

@@ -72,7 +72,7 @@ async def read_object(core: Core, request: Request, resource: Resource) -> Objec
     media = decode.media_type(request)
     obj = decode.as_kind(decode.parse(body, media), resource.api_version, resource.kind)
     repeated = decode.duplicates(body, media) if request.field_validation != "Ignore" else []
-    decode.check(core.registry.schema(resource), obj, request, repeated)
+    decode.check(core.registry.schema(resource), obj, request, repeated, body=body)
     return obj
 
 

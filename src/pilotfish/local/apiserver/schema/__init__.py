@@ -5,7 +5,13 @@
 
 from __future__ import annotations
 
-from pilotfish.local.apiserver.schema.decode import decode_errors, find_duplicates, find_unknown, normalise
+from pilotfish.local.apiserver.schema.decode import (
+    decode_errors,
+    find_duplicates,
+    find_strict,
+    find_unknown,
+    normalise,
+)
 from pilotfish.local.apiserver.schema.defaults import apply_defaults, prune
 from pilotfish.local.apiserver.schema.node import CustomDefinition, Schema, compile_definition, compile_schema
 from pilotfish.local.apiserver.schema.validation import validate
@@ -18,6 +24,7 @@ __all__ = [
     "compile_schema",
     "decode_errors",
     "find_duplicates",
+    "find_strict",
     "find_unknown",
     "normalise",
     "prune",

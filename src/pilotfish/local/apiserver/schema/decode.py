@@ -303,6 +303,7 @@ class _Duplicates(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
+        self.pairs = pairs
         seen: set[str] = set()
         self.again = []
         for key, _ in pairs:
@@ -334,3 +335,29 @@ def _duplicates(value: Any, path: str, found: list[str]) -> None:
         for i, item in enumerate(value):
             if isinstance(item, dict | list):
                 _duplicates(item, f"{path}[{i}]", found)
+
+
+def find_strict(s: Schema, raw: bytes) -> list[str]:
+    """Unknown and repeated fields of a JSON text in one list, in the order in which a decoder meets them."""
+    found: list[str] = []
+    _strict(s, json.loads(raw, object_pairs_hook=_pairs), "", found)
+    return list(dict.fromkeys(found))
+
+
+def _strict(s: Schema, value: Any, path: str, found: list[str]) -> None:
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            if s.items is not None and isinstance(item, dict | list):
+                _strict(s.items, item, f"{path}[{i}]", found)
+    elif isinstance(value, dict):
+        seen: set[str] = set()
+        for key, item in value.pairs if isinstance(value, _Duplicates) else value.items():
+            at = f"{path}.{key}" if path else key
+            child = s.properties.get(key) or s.additional
+            if key in seen:
+                found.append(f'duplicate field "{at}"')
+            seen.add(key)
+            if child is None and not s.preserve_unknown:
+                found.append(f'unknown field "{at}"')
+            elif child is not None and isinstance(item, dict | list):
+                _strict(child, item, at, found)
