@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pilotfish.local.node import namespaces, oci, publish, resolv, rootfs
-from pilotfish.local.node.network import AddressPool, NetworkError
+from pilotfish.local.node.network import AddressPool, NetworkError, pod_sysctl
 from pilotfish.local.node.publish import Published
 from pilotfish.local.node.rootfs import Mount
 from pilotfish.local.node.security import ALL_CAPABILITIES, Limits
@@ -175,6 +175,30 @@ def test_addresses_are_not_used_again_at_once() -> None:
     assert len(set(taken)) == 5
     with pytest.raises(NetworkError, match="no pod address is free"):
         pool.take()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),
+        ("net/ipv4/conf/eth0.1/rp_filter", "/proc/sys/net/ipv4/conf/eth0.1/rp_filter"),
+        ("kernel.shmmax", "/proc/sys/kernel/shmmax"),
+        ("kernel.sem", "/proc/sys/kernel/sem"),
+        ("fs.mqueue.msg_max", "/proc/sys/fs/mqueue/msg_max"),
+    ],
+)
+def test_sysctls_of_a_pod(name: str, expected: str) -> None:
+    """Settings of the pod's own network and IPC namespaces."""
+    assert pod_sysctl(name) == Path(expected)
+
+
+@pytest.mark.parametrize("name", ["kernel.core_pattern", "vm.swappiness", "net/../kernel/core_pattern", "net..x", ""])
+def test_sysctls_of_the_machine_are_refused(name: str) -> None:
+    """Whatever would change the machine."""
+    with pytest.raises(ValueError, match="not a"):
+        pod_sysctl(name)
+    with pytest.raises(ValueError, match="not a"):
+        pod_sysctl("net.ipv4.ip_forward", host_network=True)
 
 
 def balancer(name: str, port: int, created: str = "1", **spec: Any) -> dict[str, Any]:

@@ -11,7 +11,9 @@ one all the same: a service address exists nowhere, and the kernel rewrites dest
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -26,6 +28,7 @@ from pilotfish.local.node.processes import Processes
 UPLINK = "nowhere0"
 GATEWAY = "169.254.1.1"
 _GATEWAY_MAC = "ee:ee:ee:ee:ee:ee"
+_SYSCTL_PART = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _FIRST_POD = 10
 """Addresses below are kept for the node itself."""
 
@@ -127,8 +130,30 @@ route replace {ip}/32 dev {link} src {NODE_IP}
 """
 
 
+def pod_sysctl(name: str, *, host_network: bool = False) -> Path:
+    """The file of a setting a pod may make: only those that belong to its own namespaces. Raises ValueError.
+
+    Slashes may stand for dots, as sysctl(8) takes them (interface names may have dots).
+    """
+    parts = name.split("/") if "/" in name else name.split(".")
+    if not all(_SYSCTL_PART.fullmatch(part) for part in parts):
+        raise ValueError("not a valid name")
+    plain = ".".join(parts)
+    if plain.startswith("net.") and not host_network:
+        return Path("/proc/sys", *parts)
+    if plain.startswith(("kernel.shm", "kernel.msg", "fs.mqueue.")) or plain == "kernel.sem":
+        return Path("/proc/sys", *parts)
+    raise ValueError("it is not a setting of the pod's own namespaces")
+
+
 def _write_sysctl(name: str, value: str) -> None:
     Path("/proc/sys", *name.split(".")).write_text(value)
+
+
+def _disable_ipv6() -> None:
+    """No IPv6 but on loopback: nothing assigns addresses, and link-local ones only make noise."""
+    with contextlib.suppress(FileNotFoundError):  # a kernel without it
+        _write_sysctl("net.ipv6.conf.default.disable_ipv6", "1")
 
 
 def _make_namespaces(hostname: str, sysctls: Mapping[str, str], host_network: bool) -> tuple[list[int], list[str]]:
@@ -145,13 +170,14 @@ def _make_namespaces(hostname: str, sysctls: Mapping[str, str], host_network: bo
             if not host_network:
                 namespaces.sethostname(hostname)
                 _write_sysctl("net.ipv4.ip_unprivileged_port_start", "0")
-                # No IPv6 outside of the pod: nothing assigns addresses, and link-local ones only make noise.
-                _write_sysctl("net.ipv6.conf.default.disable_ipv6", "1")
+                _disable_ipv6()
             for name, value in sysctls.items():
                 try:
-                    _write_sysctl(name, value)
+                    pod_sysctl(name, host_network=host_network).write_text(value)
                 except OSError as error:
                     failed.append(f"sysctl {name}={value}: {os.strerror(error.errno or 0)}")
+                except ValueError as error:
+                    failed.append(f"sysctl {name}={value}: {error}")
             result.extend(os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY) for kind in ("net", "ipc", "uts"))
         except OSError as error:
             errors.append(error)
@@ -180,7 +206,7 @@ class Network:
         # Refusals are the answer to every wrong address, at any rate.
         _write_sysctl("net.ipv4.icmp_ratelimit", "0")
         _write_sysctl("net.ipv4.ip_unprivileged_port_start", "0")
-        _write_sysctl("net.ipv6.conf.default.disable_ipv6", "1")
+        _disable_ipv6()
         await self._batch(node_commands(), [])
 
     async def create(

@@ -21,7 +21,7 @@ _MASKED = (
     "/proc/scsi",
     "/sys/firmware",
 )
-_READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
+_READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
 @dataclass(frozen=True)
