@@ -1,0 +1,496 @@
+"""The mesh as its user sees it: installed into the local cluster, sidecars injected, Istio YAML, real requests."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from .conftest import skip_unless_possible
+from .harness import SAMPLES, Cluster, curl, fresh, wait_until
+
+pytestmark = [pytest.mark.xdist_group("mesh")]
+
+HOST = "product.book.example.com"
+BOOKS = "book-demo"
+
+GATEWAY = """
+apiVersion: networking.istio.io/v1beta1
+kind: Gateway
+metadata: {name: book-gateway}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 8080, name: http, protocol: HTTP}, hosts: ["*.book.example.com"]}
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: VirtualService
+metadata: {name: productpage}
+spec:
+  hosts: [product.book.example.com]
+  gateways: [book-gateway]
+  http:
+  - route: [{destination: {host: productpage, port: {number: 9080}}}]
+"""
+SUBSETS = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec:
+  host: reviews
+  trafficPolicy: ~
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+  - {name: v3, labels: {version: v3}}
+"""
+
+
+def reviews_routes(*routes: str, name: str = "reviews", extra: str = "") -> str:
+    """A VirtualService for reviews with these HTTP routes (YAML of one each)."""
+    lines = "\n".join(f"  - {one}" for one in routes)
+    return f"""
+apiVersion: networking.istio.io/v1beta1
+kind: VirtualService
+metadata: {{name: {name}}}
+spec:
+  hosts: [reviews]
+  gateways: ~
+{extra}
+  http:
+{lines}
+"""
+
+
+def to(subset: str, weight: int | None = None) -> str:
+    share = f", weight: {weight}" if weight is not None else ""
+    return f"{{destination: {{host: reviews, subset: {subset}}}{share}}}"
+
+
+@dataclass
+class Mesh:
+    """A cluster with the mesh, a gateway and Bookinfo in it."""
+
+    cluster: Cluster
+    client: str = ""
+    """The pod that requests inside the mesh come from."""
+
+    def apply(self, manifest: str, namespace: str = BOOKS) -> None:
+        self.cluster.apply(manifest, namespace)
+
+    def inside(self, url: str, *arguments: str) -> str:
+        """curl from within the mesh."""
+        return self.cluster.kubectl(
+            *("exec", "-n", BOOKS, self.client, "-c", "ratings", "--", "curl", "-sS", "--max-time", "10"),
+            *(*arguments, url),
+        )
+
+    def versions(self, count: int = 20, *headers: str) -> Counter[str]:
+        """Which versions of reviews answer, out of that many requests from one process."""
+        words = " ".join(f"-H '{one}'" for one in headers)
+        script = f"for i in $(seq {count}); do curl -sS --max-time 10 {words} http://reviews:9080/reviews/0; echo; done"
+        text = self.cluster.kubectl("exec", "-n", BOOKS, self.client, "-c", "ratings", "--", "sh", "-c", script)
+        return Counter(re.findall(r'"podname": ?"reviews-(v\d)', text))
+
+    def page(self, *arguments: str, path: str = "/productpage", host: str = HOST) -> tuple[int, str]:
+        """Through the gateway: status and body."""
+        _, text = curl("-H", f"Host: {host}", "-w", "\n%{http_code}", *arguments, f"http://127.0.0.1:8080{path}")
+        body, _, status = text.rpartition("\n")
+        return int(status), body
+
+    def metrics(self, app: str, namespace: str = BOOKS) -> list[tuple[str, dict[str, str], float]]:
+        """The Istio series of the first pod of an app."""
+        pod = self.pod(app, namespace)
+        command = ("curl", "-sS", "http://127.0.0.1:15090/stats/prometheus")
+        page = self.cluster.kubectl("exec", "-n", namespace, pod, "-c", "istio-proxy", "--", *command)
+        matches = (re.match(r"(istio_\w+)\{(.*)\} (\S+)", line) for line in page.splitlines())
+        return [(m[1], dict(re.findall(r'(\w+)="([^"]*)"', m[2])), float(m[3])) for m in matches if m]
+
+    def pod(self, app: str, namespace: str = BOOKS) -> str:
+        items = self.cluster.get("pods", "-n", namespace, "-l", f"app={app}")["items"]
+        return str(items[0]["metadata"]["name"])
+
+    @contextmanager
+    def objects(self, manifest: str, namespace: str = BOOKS) -> Iterator[None]:
+        """Objects that are there for the time of a test."""
+        self.apply(manifest, namespace)
+        try:
+            yield
+        finally:
+            self.cluster.kubectl(
+                "delete", "-n", namespace, "--ignore-not-found", "-f", "-", input_=manifest, check=False
+            )
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    """Installed once for this file, as the walk-through does it."""
+    skip_unless_possible("rootful")
+    with fresh("rootful") as cluster:
+        cluster.up()
+        cluster.pilotfish("install", "-y", "--set", "profile=minimal")
+        cluster.kubectl("apply", "-f", str(SAMPLES / "ingress" / "ingress.yaml"))
+        cluster.kubectl("create", "namespace", BOOKS)
+        cluster.kubectl("label", "namespace", BOOKS, "istio-injection=enabled")
+        cluster.kubectl("apply", "-n", BOOKS, "-f", str(SAMPLES / "bookinfo" / "bookinfo.yaml"))
+        cluster.ready(BOOKS)
+        cluster.ready("istio-ingress")
+        one = Mesh(cluster)
+        one.client = one.pod("ratings")
+        one.apply(GATEWAY)
+        one.apply(SUBSETS)
+        wait_until(lambda: one.page()[0] == 200, "the gateway serves the product page", 30)
+        yield one
+
+
+def test_installed_objects_and_injected_pods(mesh: Mesh) -> None:
+    """CRDs, the control plane's objects, and pods with application and proxy, by their contract names."""
+    crds = mesh.cluster.kubectl("get", "crd", "-o", "name")
+    assert "virtualservices.networking.istio.io" in crds
+    assert crds.count("istio.io") >= 15
+    listed = mesh.cluster.kubectl("get", "all", "-n", "istio-system")
+    for part in ("deployment.apps/istiod", "service/istiod", "15010/TCP,15012/TCP,443/TCP,15014/TCP"):
+        assert part in listed
+    pod = mesh.cluster.get("pod", "-n", BOOKS, mesh.pod("details"))
+    assert [one["name"] for one in pod["spec"]["containers"]] == ["details", "istio-proxy"]
+    assert pod["spec"]["containers"][1]["ports"][0]["name"] == "http-envoy-prom"
+    assert "2/2" in mesh.cluster.kubectl("get", "pod", "-n", BOOKS, mesh.pod("details"))
+
+
+def test_gateway_serves_its_hosts_only(mesh: Mesh) -> None:
+    """The bound host answers with the page, another host of the gateway and a foreign one with 404."""
+    status, body = mesh.page()
+    assert status == 200
+    assert "<title>Simple Bookstore App</title>" in body
+    assert mesh.page(host="other.book.example.com")[0] == 404
+    assert mesh.page(host="www.example.org")[0] == 404
+
+
+def test_gateway_rules_do_not_touch_mesh_traffic(mesh: Mesh) -> None:
+    """A VirtualService bound to a gateway leaves calls inside the mesh alone, unless it names `mesh` too."""
+    rule = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: details}
+spec:
+  hosts: [details.book.example.com, details]
+  gateways: [book-gateway%s]
+  http: [{directResponse: {status: 418}}]
+"""
+    with mesh.objects(rule % ""):
+        wait_until(lambda: mesh.page(host="details.book.example.com")[0] == 418, "the gateway follows")
+        assert '"id"' in mesh.inside("http://details:9080/details/0")
+        mesh.apply(rule % ", mesh")
+        wait_until(
+            lambda: mesh.inside("http://details:9080/details/0", "-o", "/dev/null", "-w", "%{http_code}") == "418",
+            "the mesh follows",
+        )
+
+
+def test_weights(mesh: Mesh) -> None:
+    """0 : 50 : 50 means never the first, and the others about equally."""
+    routes = reviews_routes(f"route: [{to('v1', 0)}, {to('v2', 50)}, {to('v3', 50)}]")
+    with mesh.objects(routes):
+        wait_until(lambda: not mesh.versions(10)["v1"], "the weights count")
+        counts = mesh.versions(100)
+        assert counts["v1"] == 0
+        assert counts["v2"] + counts["v3"] == 100
+        assert 25 <= counts["v2"] <= 75
+
+
+def test_matches(mesh: Mesh) -> None:
+    """Exact, prefix and regular expressions; all conditions of one match, any of several."""
+    routes = reviews_routes(
+        f"{{match: [{{headers: {{end-user: {{exact: admin}}}}}}], route: [{to('v2')}]}}",
+        "{match: [{headers: {x-team: {prefix: blue}, x-level: {regex: '[0-9]+'}}}, "
+        f"{{queryParams: {{beta: {{exact: '1'}}}}}}], route: [{to('v3')}]}}",
+        f"route: [{to('v1')}]",
+    )
+    with mesh.objects(routes):
+        wait_until(lambda: mesh.versions(5) == {"v1": 5}, "the default route counts")
+        assert mesh.versions(5, "end-user: admin") == {"v2": 5}
+        assert mesh.versions(5, "x-team: blue-1", "x-level: 42") == {"v3": 5}
+        assert mesh.versions(5, "x-team: blue-1") == {"v1": 5}
+        assert mesh.versions(5, "x-team: blue-1", "x-level: high") == {"v1": 5}
+        assert "reviews-v3" in mesh.inside("http://reviews:9080/reviews/0?beta=1")
+
+
+def test_faults_and_timeouts(mesh: Mesh) -> None:
+    """An injected abort answers with its status, a delay holds the request, a timeout cuts it off."""
+    abort = "{fault: {abort: {percentage: {value: 100}, httpStatus: 555}}, route: [" + to("v1") + "]}"
+    status = ("-o", "/dev/null", "-w", "%{http_code} %{time_total}")
+    with mesh.objects(reviews_routes(abort)):
+        wait_until(lambda: mesh.inside("http://reviews:9080/reviews/0", *status).startswith("555"), "aborted")
+        delay = "{fault: {delay: {percentage: {value: 100}, fixedDelay: 400ms}}, route: [" + to("v1") + "]}"
+        mesh.apply(reviews_routes(delay))
+        wait_until(lambda: mesh.inside("http://reviews:9080/reviews/0", *status).startswith("200"), "no longer aborted")
+        assert float(mesh.inside("http://reviews:9080/reviews/0", *status).split()[1]) >= 0.4
+    slow = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ratings}
+spec:
+  hosts: [ratings]
+  http: [{fault: {delay: {percentage: {value: 100}, fixedDelay: 2s}}, route: [{destination: {host: ratings}}]}]
+"""
+    timed = reviews_routes(f"{{timeout: 300ms, route: [{to('v2')}]}}")
+    with mesh.objects(slow), mesh.objects(timed):
+        productpage = mesh.pod("productpage")
+
+        def ask() -> str:
+            words = ("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "http://reviews:9080/reviews/0")
+            return mesh.cluster.kubectl("exec", "-n", BOOKS, productpage, "-c", "productpage", "--", *words)
+
+        wait_until(lambda: ask() == "504", "the timeout cuts the request off")
+
+
+def test_strict_mtls_keeps_strangers_out(mesh: Mesh) -> None:
+    """Plain requests from outside are reset, the mesh goes on; without the policy they are served again."""
+    node_port = """
+apiVersion: v1
+kind: Service
+metadata: {name: productpage-outside}
+spec: {type: NodePort, selector: {app: productpage}, ports: [{port: 9080, nodePort: 30980}]}
+"""
+    strict = """
+apiVersion: security.istio.io/v1beta1
+kind: PeerAuthentication
+metadata: {name: default}
+spec: {mtls: {mode: STRICT}}
+"""
+    url = "http://127.0.0.1:30980/productpage"
+    with mesh.objects(node_port):
+        wait_until(lambda: "Simple Bookstore App" in curl(url)[1], "permissive serves plain text")
+        with mesh.objects(strict):
+            code, text = wait_until(lambda: (c := curl(url))[0] and c, "strict refuses plain text")
+            assert (code, "Connection reset by peer" in text) == (56, True)
+            assert mesh.page()[0] == 200
+        wait_until(lambda: "Simple Bookstore App" in curl(url)[1], "permissive again")
+
+
+def test_circuit_breaker_through_the_gateway(mesh: Mesh) -> None:
+    """One failure ejects the poisoned version: afterwards every answer is right."""
+    namespace = "calc"
+    mesh.cluster.kubectl("create", "namespace", namespace)
+    mesh.cluster.kubectl("label", "namespace", namespace, "istio-injection=enabled")
+    mesh.cluster.kubectl("apply", "-n", namespace, "-f", str(SAMPLES / "calc-greeting" / "calc-greeting.yaml"))
+    rules = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: calc}
+spec:
+  hosts: [calc.book.example.com]
+  gateways: [book-demo/book-gateway]
+  http: [{route: [{destination: {host: calc-service, port: {number: 8080}}}], retries: {attempts: 0}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: calc}
+spec:
+  host: calc-service
+  trafficPolicy:
+    loadBalancer: {simple: ROUND_ROBIN}
+    outlierDetection: {consecutive5xxErrors: 1, interval: 10s, baseEjectionTime: 1m, maxEjectionPercent: 100}
+"""
+    mesh.cluster.ready(namespace)
+    with mesh.objects(rules, namespace):
+
+        def ask() -> tuple[int, str]:
+            return mesh.page(path="/calculating/1/2", host="calc.book.example.com")
+
+        wait_until(lambda: ask()[0] in (200, 500), "the route is there")
+        answers = [ask() for _ in range(30)]
+        failed = [status for status, _ in answers if status != 200]
+        assert len(failed) <= 1
+        assert {body.strip() for status, body in answers if status == 200} == {"3"}
+    mesh.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+def test_bad_objects_are_refused_or_contained(mesh: Mesh) -> None:
+    """A wrong regular expression is refused with its field; a missing subset fails only its own route."""
+    bad = reviews_routes(f"{{match: [{{headers: {{a: {{regex: '['}}}}}}], route: [{to('v1')}]}}")
+    refused = mesh.cluster.kubectl("apply", "-n", BOOKS, "-f", "-", input_=bad, check=False)
+    assert "regex" in refused
+    missing = reviews_routes(
+        f"{{match: [{{headers: {{a: {{exact: b}}}}}}], route: [{to('nowhere')}]}}", f"route: [{to('v1')}]"
+    )
+    status = ("-o", "/dev/null", "-w", "%{http_code}")
+    with mesh.objects(missing):
+        wait_until(
+            lambda: mesh.inside("http://reviews:9080/reviews/0", "-H", "a: b", *status) == "503", "only that fails"
+        )
+        assert mesh.versions(5) == {"v1": 5}
+
+
+@dataclass
+class Load:
+    """Requests through the gateway, one after the other on a kept connection, until it is stopped."""
+
+    statuses: Counter[int | str] = field(default_factory=Counter)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(2)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=15)
+        while not self._stop.is_set():
+            try:
+                connection.request("GET", "/productpage", headers={"Host": HOST})
+                answer = connection.getresponse()
+                body = answer.read().decode()
+                broken = "Error fetching" in body or "unavailable" in body
+                self.statuses["error in page" if broken else answer.status] += 1
+            except (OSError, http.client.HTTPException) as error:
+                self.statuses[type(error).__name__] += 1
+                connection.close()
+        connection.close()
+
+    def more(self, count: int) -> None:
+        """Wait for that many further answers."""
+        goal = sum(self.statuses.values()) + count
+        wait_until(lambda: sum(self.statuses.values()) >= goal, f"{count} more answers", 60)
+
+
+def test_no_request_is_lost_while_weights_change(mesh: Mesh) -> None:
+    """Under load, a dozen changes of routes and subsets cost no answer."""
+    with Load() as load, mesh.objects(reviews_routes(f"route: [{to('v1')}]")):
+        load.more(20)
+        for step in range(6):
+            mesh.apply(reviews_routes(f"route: [{to('v2', 100 - 10 * step)}, {to('v3', 10 * step)}]"))
+            mesh.apply(reviews_routes(f"route: [{to('v3')}]"))
+            load.more(5)
+    assert set(load.statuses) == {200}
+
+
+def test_control_plane_may_die(mesh: Mesh) -> None:
+    """Killed with -9 under load and restarted: no answer is lost, and proxies follow new rules afterwards."""
+    pods = mesh.cluster.get("pods", "-n", "istio-system", "-l", "app=istiod")["items"]
+    before = pods[0]["status"]["containerStatuses"][0]["restartCount"]
+    with Load() as load:
+        load.more(20)
+        found = _control_planes(mesh.cluster)
+        assert found
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+        load.more(20)
+
+        def restarted() -> bool:
+            listed = mesh.cluster.get("pods", "-n", "istio-system", "-l", "app=istiod")["items"]
+            return any(
+                one["status"]["containerStatuses"][0]["restartCount"] > before
+                and one["status"]["containerStatuses"][0]["ready"]
+                for one in listed
+            )
+
+        wait_until(restarted, "the control plane is back", 60)
+        load.more(20)
+    assert set(load.statuses) == {200}
+    with mesh.objects(reviews_routes(f"route: [{to('v3')}]")):
+        wait_until(lambda: mesh.versions(5) == {"v3": 5}, "proxies follow the new control plane", 30)
+
+
+def _control_planes(cluster: Cluster) -> list[int]:
+    """The processes of this cluster's control plane, as the machine sees them."""
+    node = str(cluster.pid("node"))
+    parents: dict[str, str] = {}
+    commands: dict[str, str] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                commands[entry.name] = (entry / "cmdline").read_text(errors="replace")
+                parents[entry.name] = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+
+    def inside(pid: str) -> bool:
+        while pid in parents:
+            if pid == node:
+                return True
+            pid = parents[pid]
+        return False
+
+    return [int(pid) for pid, command in commands.items() if "pilotfishd\0discovery" in command and inside(pid)]
+
+
+def test_both_sides_count_every_request(mesh: Mesh) -> None:
+    """N requests are N on the client's and on the server's series, with the same source and destination."""
+
+    def counted(app: str, reporter: str) -> float:
+        wanted = {"reporter": reporter, "source_workload": "ratings-v1", "destination_service_name": "details"}
+        return sum(
+            value
+            for name, labels, value in mesh.metrics(app)
+            if name == "istio_requests_total" and wanted.items() <= labels.items()
+        )
+
+    before = counted("ratings", "source"), counted("details", "destination")
+    script = "for i in $(seq 25); do curl -sS -o /dev/null http://details:9080/details/0; done"
+    mesh.cluster.kubectl("exec", "-n", BOOKS, mesh.client, "-c", "ratings", "--", "sh", "-c", script)
+    for app, reporter, start in (("ratings", "source", before[0]), ("details", "destination", before[1])):
+        assert counted(app, reporter) == start + 25
+    series: dict[str, Any] = {}
+    for app, reporter in (("ratings", "source"), ("details", "destination")):
+        for name, labels, _ in mesh.metrics(app):
+            ours = labels.get("source_workload") == "ratings-v1" and labels["destination_service_name"] == "details"
+            if name == "istio_requests_total" and ours:
+                del labels["reporter"], labels["connection_security_policy"]
+                series[reporter] = labels
+    assert series["source"] == series["destination"]
+    assert len(series["source"]) == 23
+    status = json.loads(mesh.cluster.kubectl("get", "--raw", "/apis/metrics.k8s.io/v1beta1/namespaces/book-demo/pods"))
+    assert status["items"]
+
+
+def test_time_from_apply_to_the_first_request_that_follows(mesh: Mesh) -> None:
+    """A changed route is in force soon: this asserts a generous bound, the benchmark prints the figure."""
+    with mesh.objects(reviews_routes(f"route: [{to('v1')}]")):
+        wait_until(lambda: mesh.versions(5) == {"v1": 5}, "the first rule")
+        started = time.monotonic()
+        mesh.apply(reviews_routes(f"route: [{to('v2')}]"))
+        wait_until(lambda: mesh.versions(1) == {"v2": 1}, "the second rule")
+        assert time.monotonic() - started < 10
+
+
+def test_ordinary_users_have_the_whole_mesh() -> None:
+    """Without root, and with a single user id: sidecars are injected, mTLS is on, the gateway serves the page."""
+    skip_unless_possible("rootless")
+    with fresh("rootless") as cluster:
+        cluster.up()
+        cluster.pilotfish("install", "-y", "--set", "profile=minimal")
+        ingress = (SAMPLES / "ingress" / "ingress.yaml").read_text().replace("port: 8080", "port: 18080")
+        cluster.kubectl("apply", "-f", "-", input_=ingress.replace("port: 8443", "port: 18443"))
+        cluster.kubectl("create", "namespace", BOOKS)
+        cluster.kubectl("label", "namespace", BOOKS, "istio-injection=enabled")
+        cluster.kubectl("apply", "-n", BOOKS, "-f", str(SAMPLES / "bookinfo" / "bookinfo.yaml"))
+        cluster.apply(GATEWAY.replace("number: 8080", "number: 18080"), BOOKS)
+        cluster.ready(BOOKS)
+        cluster.ready("istio-ingress")
+
+        def page() -> str:
+            return curl("-H", f"Host: {HOST}", "http://127.0.0.1:18080/productpage")[1]
+
+        wait_until(lambda: "<title>Simple Bookstore App</title>" in page(), "the gateway serves the product page", 30)
+        strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default}\n"
+        cluster.apply(strict + "spec: {mtls: {mode: STRICT}}\n", BOOKS)
+        assert "Simple Bookstore App" in page()
