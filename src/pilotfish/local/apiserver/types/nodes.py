@@ -26,7 +26,7 @@ class Nodes(Kind):
             status["allocatable"] = dict(status["capacity"])
         pod_defaults.round_up(status.get("allocatable"))
         spec = spec_of(obj)
-        if spec.get("podCIDR") and not spec.get("podCIDRs"):
+        if spec.get("podCIDR") and spec["podCIDR"] != (spec.get("podCIDRs") or [""])[0]:
             spec["podCIDRs"] = [spec["podCIDR"]]
         elif spec.get("podCIDRs") and not spec.get("podCIDR"):
             spec["podCIDR"] = spec["podCIDRs"][0]
