@@ -168,6 +168,22 @@ def test_crash(stopped: Cluster, parts: tuple[str, ...]) -> None:
     assert len([line for line in _processes(cluster) if "-m\\x00pilotfish.local.apiserver" in line]) == 1
 
 
+@pytest.mark.parametrize("mode", ["rootful", "rootless", "rootless-ids"])
+def test_user_ids(mode: str) -> None:
+    """A container runs as the user it asks for; where only one user is mapped, an event says that it does not."""
+    skip_unless_possible(mode)
+    with fresh(mode) as cluster:
+        cluster.up()
+        overrides = '{"spec": {"securityContext": {"runAsUser": 1234, "runAsGroup": 5678}}}'
+        command = ("--command", "--", "sh", "-c", "id -u; id -g; sleep 600")
+        cluster.kubectl("run", "who", "--image=alpine", f"--overrides={overrides}", *command)
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/who", "--timeout=60s")
+        expected = "0\n0\n" if mode == "rootless" else "1234\n5678\n"
+        wait_until(lambda: cluster.kubectl("logs", "who") == expected, f"the log says {expected!r}", 10)
+        if mode == "rootless":
+            wait_until(lambda: "1234" in cluster.kubectl("events", "--for=pod/who", "--types=Warning"), "a warning", 10)
+
+
 def _answers(port: int) -> bool:
     done = subprocess.run(["curl", "-sS", f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=False)
     return "Welcome to nginx!" in done.stdout
