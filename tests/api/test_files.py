@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pilotfish.api import DecodeError, Source
-from pilotfish.api.files import line_of, load_all, load_one
+from pilotfish.api.files import dump, line_of, load_all, load_one
 
 TEXT = """\
 # a comment
@@ -67,3 +67,26 @@ def test_errors_have_a_place() -> None:
     """The file and the line of what is no YAML."""
     with pytest.raises(DecodeError, match=r"f\.yaml:3.*no valid YAML"):
         list(load_all("a: b\nc: [", "f.yaml"))
+
+
+def test_keys_become_text() -> None:
+    """As in JSON, which is what reaches the API server."""
+    assert load_one("8080: a\ntrue: b\ny: c\n1.5: d\n~: e") == {"8080": "a", "true": "c", "1.5": "d", "null": "e"}
+
+
+TEXTS = ["x\ny\n", "yes", "y", "1e3", "12:30", "a: b", " lead", "", "null", "0x1", "-", "2020-01-01", "1_000", "#c"]
+TEXTS += ["x\n  y", "\n", " a\n b", "a\n\n", "017", "0o17", "1.", "=", "<<", "*", "%REQ(:x)%", "é\t", "a\\b", '"', "'"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_written_is_read(text: str) -> None:
+    """Text stays text, as a value and as a key; a document more does not begin inside it."""
+    assert load_one(dump({text: [text, {"a": text}]})) == {text: [text, {"a": text}]}
+    assert [value for value, _ in load_all(f"---\n{dump(['a', text])}---\n{dump([text])}")] == [["a", text], [text]]
+
+
+def test_other_values_are_written() -> None:
+    """Numbers, nothing, and empty things; keys are sorted."""
+    assert dump({"b": 1000000, "a": 0.5, "c": None, "d": [], "e": {}, "f": True}) == (
+        "a: 0.5\nb: 1000000\nc: null\nd: []\ne: {}\nf: true\n"
+    )

@@ -41,8 +41,6 @@ def check(report: Report, config: Config[Sidecar]) -> None:
 
 
 def _check_port(report: Report, path: str, port: SidecarPort) -> None:
-    if not port.name:
-        report.error(f"{path}.name", "port name must be set")
     if port.protocol and port.protocol.upper() not in PROTOCOLS:
         report.error(f"{path}.protocol", f"invalid protocol {port.protocol!r}")
     if port.target_port:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import Any
 
 from pilotfish.api.config import Config
 from pilotfish.api.telemetry import AccessLogging, CustomTag, Metrics, ProviderRef, TagOperation, Telemetry, Tracing
@@ -79,31 +82,24 @@ def _check_logging(report: Report, path: str, logging: AccessLogging) -> None:
         check_expression(report, f"{path}.filter.expression", logging.filter.expression)
 
 
-def check_expression(report: Report, path: str, expression: str) -> bool:
-    """What can be said of a CEL expression without a parser: its brackets and quotes close."""
-    problem = _unbalanced(expression)
-    return problem is None or report.error(path, f"expression {expression!r} is not valid CEL: {problem}")
+def check_expression(report: Report, path: str, expression: str) -> None:
+    """Only the syntax: which attributes there are is Envoy's to know."""
+    if expression and (problem := _syntax_problem(expression)):
+        report.error(path, f"expression {expression!r} is not valid CEL: {problem}")
 
 
-def _unbalanced(expression: str) -> str | None:
-    closing = {")": "(", "]": "[", "}": "{"}
-    open_: list[str] = []
-    quote = ""
-    escaped = False
-    for character in expression:
-        if quote:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == quote:
-                quote = ""
-        elif character in "'\"":
-            quote = character
-        elif character in "([{":
-            open_.append(character)
-        elif character in closing and (not open_ or open_.pop() != closing[character]):
-            return f"`{character}` closes nothing"
-    if quote:
-        return f"a string that begins with {quote} is not closed"
-    return f"`{open_[-1]}` is not closed" if open_ else None
+@lru_cache(maxsize=256)
+def _syntax_problem(expression: str) -> str | None:
+    try:
+        _cel().compile(expression)
+    except RuntimeError as error:
+        found = re.search(r"<input>:(\d+):(\d+): (Syntax error: .*)", str(error))
+        return f"{found[3]} (line {found[1]}, column {found[2]})" if found else None
+    return None
+
+
+@cache
+def _cel() -> Any:
+    from cel_expr_python import cel  # noqa: PLC0415 - takes megabytes, and few have expressions
+
+    return cel.NewEnv(variables={})

@@ -222,8 +222,13 @@ def _check_redirect(report: Report, path: str, redirect: HTTPRedirect) -> None:
         report.port(f"{path}.port", redirect.port)
     if redirect.scheme not in {"", "http", "https"}:
         report.error(f"{path}.scheme", f"scheme {redirect.scheme!r} must be http or https")
-    if redirect.redirect_code and redirect.redirect_code not in {301, 302, 303, 307, 308}:
-        report.error(f"{path}.redirectCode", f"{redirect.redirect_code} must be one of 301, 302, 303, 307, 308")
+    code = redirect.redirect_code
+    if code and not 300 <= code <= 399:
+        report.error(
+            f"{path}.redirectCode", f"{code} is not a redirect HTTP status code; use 301, 302, 303, 307 or 308"
+        )
+    elif code and code not in {301, 302, 303, 307, 308}:
+        report.warn(f"{path}.redirectCode", f"{code} is not supported, 301 is used; use 301, 302, 303, 307 or 308")
 
 
 def _check_direct_response(report: Report, path: str, response: HTTPDirectResponse) -> None:
