@@ -113,7 +113,7 @@ def outbound(db: Db, client: Client, key: ServiceKey, port: int, subset: str, re
     fields |= _discovery(db, client, found, at, subset, refs, kind, policy)
     protocol = _upstream_protocol(at.protocol, policy, client.gateway, config.h2_upgrade_policy)
     options = _http_options(policy, protocol)
-    fields |= _security(db, client, found, at, subset, policy, kind, protocol, options)
+    fields |= _security(db, client, found, at, subset, refs, policy, kind, protocol, options)
     if options:
         fields["typed_extension_protocol_options"] = {HTTP_OPTIONS: pack(HTTP_OPTIONS, options)}
     return build(CLUSTER, fields)
@@ -265,6 +265,7 @@ def _security(
     found: Service,
     port: Port,
     subset: str,
+    refs: tuple[Ref, ...],
     policy: TrafficPolicy,
     kind: str,
     protocol: Protocol,
@@ -300,7 +301,7 @@ def _security(
             config.tls_defaults,
             http2=protocol is Protocol.HTTP2,
             gateway=client.gateway,
-            credentials=False,
+            credentials=chooses_clients(db, refs),
             sans=found.subject_alt_names if found.external else (),
         )
         if socket is not None and not settings.sni and protocol is not Protocol.TCP:
@@ -311,6 +312,11 @@ def _security(
             if not options.keys() & {"explicit_http_config", "use_downstream_protocol_config"}:
                 options["explicit_http_config"] = {"http_protocol_options": {}}
     return _proxy_protocol(policy, socket)
+
+
+def chooses_clients(db: Db, refs: tuple[Ref, ...]) -> bool:
+    """Whether rules are for selected clients only: then a sidecar may be given the credentials they name."""
+    return any((head := destination_rules.head(db, ref)) is not None and head.selector for ref in refs)
 
 
 _RAW = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"

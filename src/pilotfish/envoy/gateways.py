@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pilotfish.api.networking.gateway import Server, ServerTLSMode
 from pilotfish.engine import Db, query
-from pilotfish.envoy import authorization, clusters, endpoints, jwt, proto, resource, routes, tcp, tls
+from pilotfish.envoy import authorization, clusters, endpoints, jwt, resource, routes, tcp, tls
 from pilotfish.envoy.access_log import listener_loggers
 from pilotfish.envoy.http import Side, manager, rds
 from pilotfish.envoy.listeners import chain, listener, tls_inspector
@@ -16,16 +16,14 @@ from pilotfish.envoy.proto import Fields, extension
 from pilotfish.envoy.resource import CLUSTER, Resource
 from pilotfish.envoy.routes import Caller, is_catch_all
 from pilotfish.envoy.values import cidr, config_path, metadata, seconds
-from pilotfish.envoy.virtual_hosts import assemble, counts_attempts
+from pilotfish.envoy.virtual_hosts import assemble, counts_attempts, finished
 from pilotfish.mesh import destination_rules, names, services, virtual_services, visibility
 from pilotfish.mesh.config import mesh, trust_domains
-from pilotfish.mesh.gateways import Bound, Merged, admits, hosts, is_https, merged, server, terminates_tls
+from pilotfish.mesh.gateways import Bound, Merged, hosts, is_https, merged, server, shared, terminates_tls
 from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.ports import Protocol
 from pilotfish.mesh.proxies import View, proxy_config
 from pilotfish.mesh.services import Resolution
-
-_VIRTUAL_HOST = "envoy.config.route.v3.VirtualHost"
 
 
 def _merged(db: Db, view: View) -> tuple[Merged, ...]:
@@ -160,14 +158,12 @@ def _tcp_routes(db: Db, view: View, bound: Bound, spec: Server) -> Iterator[Chai
     passthrough = spec.tls is not None and spec.tls.mode is ServerTLSMode.PASSTHROUGH
     taken: set[object] = set()
     for head in virtual_services.at_gateway(db, bound.name):
-        if not any(admits(spec, bound.gateway.namespace, head.namespace, h) for h in head.hosts):
+        if not any(shared(spec, bound.gateway.namespace, head.namespace, h) for h in head.hosts):
             continue
         for one in virtual_service_chains(db, caller, head.ref, spec.port.number, passthrough):
             if passthrough and one.server_names:
                 # only names the server is for
-                sni = tuple(
-                    n for n in one.server_names if admits(spec, bound.gateway.namespace, head.namespace, n) is not None
-                )
+                sni = tuple(n for n in one.server_names if shared(spec, bound.gateway.namespace, head.namespace, n))
                 one = one._replace(server_names=sni)  # noqa: PLW2901  a narrower copy
                 if not sni:
                     continue
@@ -300,10 +296,8 @@ def served(db: Db, bounds: tuple[Bound, ...]) -> tuple[_Served, ...]:
             continue
         redirect = spec.tls is not None and spec.tls.https_redirect
         for head in virtual_services.at_gateway(db, bound.name):
-            for host in head.hosts:
-                both = admits(spec, bound.gateway.namespace, head.namespace, host)
-                if both is None:
-                    continue
+            common = (h for host in head.hosts for h in shared(spec, bound.gateway.namespace, head.namespace, host))
+            for both in dict.fromkeys(common):
                 key = (both, bound.name, spec.port.number)
                 there = found.get(key)
                 if there is None:
@@ -337,7 +331,7 @@ def gateway_virtual_host(db: Db, view: View, host: str, parts: tuple[_Served, ..
         fields["include_request_attempt_count"] = True
     if redirect:
         fields["require_tls"] = "ALL"
-    return proto.encode(_VIRTUAL_HOST, fields)
+    return finished(fields)
 
 
 @query
@@ -350,5 +344,5 @@ def gateway_routes(db: Db, view: View, name: str, bounds: tuple[Bound, ...], att
     if not result:
         spec = server(db, bounds[0])
         port = spec.port.number if spec is not None else bounds[0].port
-        result = [proto.encode(_VIRTUAL_HOST, {"name": f"blackhole:{port}", "domains": ["*"]})]
+        result = [finished({"name": f"blackhole:{port}", "domains": ["*"]})]
     return assemble(name, result)

@@ -12,9 +12,6 @@ import json
 from functools import cache, lru_cache
 from itertools import count
 
-from jwt import PyJWKSet
-from jwt.exceptions import PyJWTError
-
 from pilotfish.api.security import JWTRule
 from pilotfish.engine import Db, query
 from pilotfish.envoy.proto import Fields, extension
@@ -48,6 +45,9 @@ def nobodys_key() -> str:
 @lru_cache(maxsize=1024)
 def _usable(keys: str) -> bool:
     """Whether a key set has a key Envoy can use; otherwise it would refuse the listener, and others would suffer."""
+    from jwt import PyJWKSet  # noqa: PLC0415  heavy, and most meshes check no tokens
+    from jwt.exceptions import PyJWTError  # noqa: PLC0415
+
     try:
         return bool(PyJWKSet.from_json(keys).keys)
     except (PyJWTError, ValueError, TypeError, KeyError, AttributeError):

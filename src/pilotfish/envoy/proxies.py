@@ -19,7 +19,7 @@ from pilotfish.envoy.clusters import BLACK_HOLE, PASSTHROUGH, Client
 from pilotfish.envoy.outbound_listeners import Address
 from pilotfish.envoy.resource import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE, SECRET
 from pilotfish.envoy.routes import Caller, rules_for
-from pilotfish.mesh import destination_rules, services, visibility
+from pilotfish.mesh import destination_rules, services, telemetry, visibility
 from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.ports import Protocol
 from pilotfish.mesh.proxies import View
@@ -49,6 +49,9 @@ def _outbound(db: Db, view: View) -> Iterator[tuple[ServiceKey, int, str, tuple[
     for listener in visibility.egress(db, caller.scope):
         for one in listener.services:
             imported.setdefault(one.key, set()).update(one.ports or (0,))
+    for key, port in telemetry.provider_ports(db):
+        if 0 not in imported.setdefault(key, set()):
+            imported[key].add(port)
     for key, limited in imported.items():
         refs = rules_for(db, caller, key)
         for port in cluster_ports(db, key):

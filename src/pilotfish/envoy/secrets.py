@@ -1,4 +1,5 @@
-"""Secrets for gateways: certificates and keys from Kubernetes Secrets, by the names listeners and clusters use.
+"""Secrets for gateways, and for sidecars that a DestinationRule selects: certificates and keys from Kubernetes
+Secrets, by the names listeners and clusters use.
 
 Whether a proxy may have them is for the caller to decide first (its identity must be verified, see `View.verified`):
 here only secrets of the proxy's own namespace exist.
@@ -17,6 +18,7 @@ from pilotfish.mesh import inputs
 from pilotfish.mesh.gateways import merged, server
 from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.proxies import View
+from pilotfish.mesh.workloads import selects
 
 _SCHEME = "kubernetes://"
 _CONFIG_MAP = "configmap://"
@@ -26,12 +28,14 @@ _CA = "-cacert"
 @query
 def addresses(db: Db, view: View) -> Mapping[str, Address]:
     """The secrets a proxy's configuration refers to. Nothing for a proxy whose identity is not verified."""
-    if not view.verified or view.is_sidecar:
+    if not view.verified:
         return {}
-    return {name: (secret, (view.namespace, name)) for name in _names(db, view)}
+    names = (*(() if view.is_sidecar else _servers(db, view)), *_rules(db, view))
+    return {name: (secret, (view.namespace, name)) for name in names}
 
 
-def _names(db: Db, view: View) -> Iterator[str]:
+def _servers(db: Db, view: View) -> Iterator[str]:
+    """Of the Gateways a gateway serves."""
     unprivileged = view.flag("UNPRIVILEGED_POD") == "true"
     for one in merged(db, view.namespace, view.labels, view.named_ports, unprivileged):
         for bound in one.servers:
@@ -44,9 +48,17 @@ def _names(db: Db, view: View) -> Iterator[str]:
                     full = name if "://" in name else _SCHEME + name
                     yield full
                     yield full + _CA
+
+
+def _rules(db: Db, view: View) -> Iterator[str]:
+    """Of DestinationRules: all for a gateway, those that select it for a sidecar."""
     for ref in inputs.CREDENTIAL_RULES(db, ""):
         config = inputs.DESTINATION_RULES(db, ref)
         if config is None:
+            continue
+        selector = config.spec.workload_selector
+        labels = selector.match_labels if selector is not None else {}
+        if view.is_sidecar and not (labels and ref.namespace == view.namespace and selects(labels, view.labels)):
             continue
         policies = [config.spec.traffic_policy, *(s.traffic_policy for s in config.spec.subsets)]
         for policy in policies:

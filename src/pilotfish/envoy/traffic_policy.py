@@ -112,8 +112,6 @@ def outlier_detection(settings: OutlierDetection | None) -> Fields | None:
         fields["interval"] = duration(settings.interval)
     if settings.base_ejection_time is not None:
         fields["base_ejection_time"] = duration(settings.base_ejection_time)
-        # Envoy refuses a base time above the maximum, whose default is 300 s
-        fields["max_ejection_time"] = duration(max(settings.base_ejection_time, 300_000_000_000))
     if settings.max_ejection_percent > 0:
         fields["max_ejection_percent"] = number(settings.max_ejection_percent)
     if settings.split_external_local_origin_errors:

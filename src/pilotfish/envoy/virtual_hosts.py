@@ -102,14 +102,20 @@ def routes_of(db: Db, caller: Caller, one: VirtualHost) -> tuple[Fields, ...]:
 
 @query
 def virtual_host(db: Db, caller: Caller, one: VirtualHost, only: tuple[str, ...], attempts: bool) -> bytes | None:
-    """A virtual host's bytes. `only` are its domains, `attempts` whether the retry count is told upstream."""
+    """A virtual host, as a finished field of a RouteConfiguration. `only` are its domains, `attempts` whether the retry
+    count is told upstream."""
     made = routes_of(db, caller, one)
     if not made or not only:
         return None
     fields: Fields = {"name": f"{one.host}:{one.port}", "domains": list(only), "routes": list(made)}
     if attempts:
         fields["include_request_attempt_count"] = True
-    return proto.encode(_VIRTUAL_HOST, fields)
+    return finished(fields)
+
+
+def finished(fields: Fields) -> bytes:
+    """A virtual host as a field of a RouteConfiguration: joined as it is."""
+    return field(2, proto.encode(_VIRTUAL_HOST, fields))
 
 
 def listener_for(db: Db, scope: Scope, port: int) -> int | None:
@@ -173,8 +179,7 @@ def catch_all(db: Db, scope: Scope) -> bytes:
         }
     name = route["name"]
     route["match"] = {"prefix": "/"}
-    fields = {"name": name, "domains": ["*"], "routes": [route], "include_request_attempt_count": True}
-    return proto.encode(_VIRTUAL_HOST, fields)
+    return finished({"name": name, "domains": ["*"], "routes": [route], "include_request_attempt_count": True})
 
 
 _HEADER: Fields = {
@@ -186,7 +191,7 @@ _HEADER: Fields = {
 
 def assemble(name: str, hosts: list[bytes], extra: Fields | None = None) -> Resource:
     head = proto.encode(_ROUTE_CONFIGURATION, {"name": name, **_HEADER, **(extra or {})})
-    return finish(ROUTE, name, head + b"".join(field(2, host) for host in hosts))
+    return finish(ROUTE, name, b"".join((head, *hosts)))
 
 
 def counts_attempts(db: Db, view: View) -> bool:
@@ -209,21 +214,26 @@ def route_configuration(db: Db, caller: Caller, attempts: bool, name: str) -> Re
         one = VirtualHost(host, port, key, virtual_service_for(db, caller.scope, listener, host))
         made = virtual_host(db, caller, one, ("*",), attempts)
         return assemble(name, [made] if made is not None else [])
+    made_all = [virtual_host(db, caller, one, free, attempts) for one, free in distinct(db, caller.scope, port)]
+    result = [made for made in made_all if made is not None]
+    everything = next((one for one in hosts_on(db, caller.scope, port) if one.host == "*"), None)
+    last = virtual_host(db, caller, everything, ("*",), attempts) if everything is not None else None
+    result.append(last if last is not None else catch_all(db, caller.scope))
+    return assemble(name, result)
+
+
+@query
+def distinct(db: Db, scope: Scope, port: int) -> tuple[tuple[VirtualHost, tuple[str, ...]], ...]:
+    """The virtual hosts of a port with their domains: each domain once, the first host that claims it has it."""
     taken: set[str] = {"*"}
     result = []
-    everything = None
-    for one in hosts_on(db, caller.scope, port):
-        mine = domains(db, caller.namespace, one.key) if one.key is not None else (one.host,)
-        if one.host == "*":
-            everything = virtual_host(db, caller, one, ("*",), attempts)
-            continue
+    for one in hosts_on(db, scope, port):
+        mine = domains(db, scope.namespace, one.key) if one.key is not None else (one.host,)
         free = mine if taken.isdisjoint(mine) else tuple(d for d in mine if d not in taken)
         taken.update(free)
-        made = virtual_host(db, caller, one, free, attempts)
-        if made is not None:
-            result.append(made)
-    result.append(everything if everything is not None else catch_all(db, caller.scope))
-    return assemble(name, result)
+        if free:
+            result.append((one, free))
+    return tuple(result)
 
 
 def _http_proxy(db: Db, caller: Caller, attempts: bool) -> Resource:

@@ -94,9 +94,15 @@ class Namespace(_Kept, frozen=True, gc=False):
 
 
 class Secret(_Kept, frozen=True, gc=False):
-    """A Secret or ConfigMap: values by key, base64-decoded."""
+    """A Secret or ConfigMap, as far as it can be a credential of a gateway: the other keys are none of our business."""
 
     data: Mapping[str, bytes]
+    """Values by key (`CREDENTIAL_KEYS`), base64-decoded."""
+
+
+CREDENTIAL_KEYS = frozenset(
+    {"tls.crt", "tls.key", "ca.crt", "cert", "key", "cacert", "crl", "ca.crl", "tls.ocsp-staple"}
+)
 
 
 def _meta(obj: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,10 +222,11 @@ def namespace(obj: Mapping[str, Any]) -> Namespace:
 
 
 def secret(obj: Mapping[str, Any]) -> Secret:
-    data = {k: base64.b64decode(v or "") for k, v in (obj.get("data") or {}).items()}
-    data |= {k: v.encode() for k, v in (obj.get("stringData") or {}).items()}
+    data = {k: base64.b64decode(v or "") for k, v in (obj.get("data") or {}).items() if k in CREDENTIAL_KEYS}
+    data |= {k: v.encode() for k, v in (obj.get("stringData") or {}).items() if k in CREDENTIAL_KEYS}
     return Secret(**_meta(obj), data=data)
 
 
 def config_map(obj: Mapping[str, Any]) -> Secret:
-    return Secret(**_meta(obj), data={k: v.encode() for k, v in (obj.get("data") or {}).items()})
+    data = {k: v.encode() for k, v in (obj.get("data") or {}).items() if k in CREDENTIAL_KEYS}
+    return Secret(**_meta(obj), data=data)

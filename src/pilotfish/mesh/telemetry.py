@@ -6,7 +6,8 @@ from pilotfish.api import Config, telemetry
 from pilotfish.api.telemetry import AccessLogging, Tracing
 from pilotfish.engine import Db, query
 from pilotfish.mesh import inputs, services
-from pilotfish.mesh.config import root_namespace
+from pilotfish.mesh.config import mesh, root_namespace
+from pilotfish.mesh.services import ServiceKey
 from pilotfish.mesh.workloads import Labels, selects
 
 
@@ -41,10 +42,30 @@ def tracing(db: Db, namespace: str, labels: Labels) -> tuple[Tracing, ...]:
 
 
 @query
-def provider_cluster(db: Db, name: str, port: int) -> str | None:
-    """The cluster of a provider's service, given as `[namespace/]host`. None when there is no such service."""
+def provider_service(db: Db, name: str) -> ServiceKey | None:
+    """The service of a provider, given as `[namespace/]host`. None when there is none."""
     namespace, _, host = name.rpartition("/")
     for other in services.namespaces(db):
         if namespace in ("", other) and services.export(db, other, host) is not None:
-            return f"outbound|{port}||{host}"
+            return ServiceKey(other, host)
     return None
+
+
+def provider_cluster(db: Db, name: str, port: int) -> str | None:
+    """The cluster of a provider's service. None when there is no such service."""
+    key = provider_service(db, name)
+    return f"outbound|{port}||{key.host}" if key is not None else None
+
+
+@query
+def provider_ports(db: Db) -> tuple[tuple[ServiceKey, int], ...]:
+    """The services and ports of all providers. Every proxy has their clusters, whatever its Sidecar imports: what
+    names a cluster that is not there is refused as a whole."""
+    found: dict[tuple[ServiceKey, int], None] = {}
+    for provider in mesh(db).extension_providers:
+        for field in provider.__struct_fields__:
+            settings = getattr(provider, field)
+            name, port = getattr(settings, "service", ""), getattr(settings, "port", 0)
+            if name and port and (key := provider_service(db, name)) is not None:
+                found[key, port] = None
+    return tuple(found)

@@ -69,7 +69,10 @@ class World:
         api_version, kind = obj.get("apiVersion", ""), obj.get("kind", "")
         if (plain := _KUBERNETES.get((api_version, kind))) is not None:
             source, read = plain
-            return self.db.put(source, _ref(obj), read(obj))
+            value = read(obj)
+            if isinstance(value, k8s.Secret) and not value.data:
+                return self.db.remove(source, _ref(obj))
+            return self.db.put(source, _ref(obj), value)
         if not self.reads(api_version, kind):
             return False
         if ((obj["metadata"].get("labels") or {}).get("istio.io/rev") or self.revision) != self.revision:
@@ -123,6 +126,12 @@ class World:
 
     def set_networks(self, networks: MeshNetworks) -> bool:
         return self.db.put(config.NETWORKS, "", networks)
+
+    def jwks_uris(self) -> frozenset[str]:
+        """Where key sets have to be fetched from, for `set_jwks`."""
+        found = (inputs.REQUEST_AUTHENTICATIONS(self.db, ref) for ref in self.db.keys(inputs.REQUEST_AUTHENTICATIONS))
+        rules = (rule for config in found if config is not None for rule in config.spec.jwt_rules)
+        return frozenset(rule.jwks_uri for rule in rules if rule.jwks_uri and not rule.jwks)
 
     def set_jwks(self, uri: str, keys: str) -> bool:
         """A fetched JSON web key set."""
