@@ -67,7 +67,8 @@ def unable(mode: str) -> str:
     return f"the kernel does not let ordinary users make user namespaces: {tried.stderr}" if tried.returncode else ""
 
 
-def _prefix(mode: str) -> list[str]:
+def prefix(mode: str) -> list[str]:
+    """What makes a command run as the user of a mode."""
     if mode == "rootful" or os.geteuid() != 0:
         return []
     interpreter = Path(sys.executable).resolve().parent.parent
@@ -103,7 +104,7 @@ class NodeCluster:
     environment: dict[str, str] = field(default_factory=dict)
 
     def _start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [*_prefix(self.mode), sys.executable, "-m", module, "--data", str(self.data), *arguments]
+        command = [*prefix(self.mode), sys.executable, "-m", module, "--data", str(self.data), *arguments]
         with self.log(module).open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **self.environment})
 

@@ -147,7 +147,7 @@ def _map_commands(pid: int, uid: int, gid: int) -> list[list[str]] | None:
     ]
 
 
-def _enter_user_namespace() -> bool:
+def enter_user_namespace() -> bool:
     """Enter a user namespace as its root; returns whether a full range of ids is mapped.
 
     newuidmap must be run by a process outside, so a helper is forked first and waits for a word.
@@ -211,7 +211,7 @@ def enter(at_end: Callable[[], None] = lambda: None) -> Identity:
     Raises `NamespaceError` when the kernel forbids it, in the outer process, before anything was made.
     """
     rootless = os.geteuid() != 0
-    full = True if not rootless else _enter_user_namespace()
+    full = True if not rootless else enter_user_namespace()
     try:
         unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_NEWPID)
     except OSError as error:
