@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -166,6 +168,47 @@ def test_crash(stopped: Cluster, parts: tuple[str, ...]) -> None:
     port = cluster.get("service", "web")["spec"]["ports"][0]["nodePort"]
     wait_until(lambda: _answers(port), "the NodePort answers again")
     assert len([line for line in _processes(cluster) if "-m\\x00pilotfish.local.apiserver" in line]) == 1
+
+
+def test_two_at_once(stopped: Cluster) -> None:
+    """Of two ups at the same time one starts the cluster, the other finds it running; both succeed."""
+    with ThreadPoolExecutor(2) as pool:
+        said = [
+            future.result().stdout for future in [pool.submit(stopped.pilotfish, "up", "--port", "0") for _ in "ab"]
+        ]
+    assert sorted("runs already" in text for text in said) == [False, True]
+    assert stopped.pilotfish("status").returncode == 0
+
+
+def test_interrupted_up(stopped: Cluster) -> None:
+    """Ctrl-C while the cluster starts stops what was started."""
+    up = subprocess.Popen(
+        [*stopped.prefix(), sys.executable, "-c", "from pilotfish.cli import main; main()", "up", "--port", "0"],
+        env=stopped.env(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until((stopped.data / "run/cluster.json").exists, "the first part is started", 10)
+    up.send_signal(signal.SIGINT)
+    _, said = up.communicate(timeout=30)
+    assert up.returncode == 1
+    assert "Traceback" not in said
+    wait_until(lambda: not _processes(stopped), "nothing runs", 10)
+    assert not (stopped.data / "run").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a disk that is full")
+def test_full_disk() -> None:
+    """On a full disk up says so, and nothing is left running."""
+    with fresh("rootful") as cluster:
+        script = 'mount -t tmpfs -o size=64k none "$0" && exec "$@" up --port 0'
+        command = ["unshare", "-m", "sh", "-c", script, str(cluster.data)]
+        main = [sys.executable, "-c", "from pilotfish.cli import main; main()"]
+        done = subprocess.run([*command, *main], env=cluster.env(), capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "space" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not _processes(cluster)
 
 
 @pytest.mark.parametrize("mode", ["rootful", "rootless", "rootless-ids"])

@@ -38,6 +38,7 @@ _PATIENCE = 60.0
 _GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 _POLL = 0.02
+_LITTLE_SPACE = 1024 * 1024
 _MAX_LOG = 10 * 1024 * 1024
 _USERS = {"images.yaml"}
 """Of the data directory, what `reset` keeps."""
@@ -118,11 +119,14 @@ def up(data: Path, port: int | None, address: str | None, say: Say) -> None:
                 _READY[part](data, state)
                 if part in missing:
                     say(f"{_TITLES[part]} ready ({time.monotonic() - begun:.1f} s)")
-        except BaseException:
+        except BaseException as error:
             for part in reversed(started):
                 state.parts.pop(part).stop(_GRACE)
-            _save(data, state)
+            with contextlib.suppress(OSError):  # a full disk, say: what matters is that nothing runs
+                _save(data, state)
             _tidy(data, state)
+            if isinstance(error, OSError):
+                raise UserError(f"cannot start the cluster in {data}: {error.strerror}") from error
             raise
         say(f"The cluster is ready: {_url(state)}")
 
@@ -301,6 +305,8 @@ def _wait(part: str, data: Path, state: State, ready: Callable[[], bool]) -> Non
 
 def _log_end(data: Path, part: str) -> str:
     log = data / "logs" / f"{part}.log"
+    if shutil.disk_usage(data).free < _LITTLE_SPACE:  # then its reason is not in the log either
+        return f"No space is left on the disk of {data}; make some, or choose another place with --data DIR"
     lines = log.read_text(errors="replace").splitlines()[-12:]
     return f"The end of {log}:\n" + "\n".join(f"  {line}" for line in lines)
 
