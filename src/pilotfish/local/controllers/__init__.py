@@ -31,12 +31,13 @@ from pilotfish.local.controllers.ttl import TTLController
 _log = logging.getLogger(__name__)
 
 CONTROLLERS: tuple[type[Controller], ...] = (
+    # First, as it is first to act on a new Service: clients that write Endpoints themselves expect them there.
+    EndpointsController,
+    EndpointSliceController,
+    EndpointSliceMirroringController,
     CronJobController,
     DaemonSetController,
     DeploymentController,
-    EndpointSliceController,
-    EndpointSliceMirroringController,
-    EndpointsController,
     HorizontalPodAutoscalerController,
     JobController,
     NamespaceController,
