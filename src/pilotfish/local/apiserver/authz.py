@@ -120,7 +120,7 @@ class Authorizer:
                 raise ApiError(403, "Forbidden", f"forbidden: {why}", {})
             return
         t = target
-        if not self.allowed(core, user, t.verb, t.group, t.resource, t.subresource, t.namespace, t.name):
+        if not self.allowed(core, user, t.verb, t.group, t.resource, t.subresource, t.namespace, t.name or t.chosen):
             raise refusal(user, t)
 
     def check_escalation(

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from pilotfish.local.apiserver import decode, meta, respond
 from pilotfish.local.apiserver.core import Core, encode
-from pilotfish.local.apiserver.errors import ApiError, FieldError, bad_request, conflict, invalid, not_found
+from pilotfish.local.apiserver.errors import ApiError, FieldError, bad_request, conflict, forbidden, invalid, not_found
 from pilotfish.local.apiserver.read import filter_of, find, list_bytes
 from pilotfish.local.apiserver.request import Request, Target
 from pilotfish.local.apiserver.resource import Object, Resource
@@ -22,6 +22,7 @@ RETURNED = {
 } | {("", "resourcequotas")}
 """Kinds whose deletion answers with the object itself, not with a Status."""
 
+IMMORTAL = ("default", "kube-system", "kube-public")
 CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 
 
@@ -116,6 +117,8 @@ async def remove(
         if item is None:
             raise not_found(resource.plural, resource.group, name)
         old = await core.load(resource, item)
+        if (resource.group, resource.plural) == ("", "namespaces") and name in IMMORTAL:
+            raise forbidden("namespaces", "", name, "this namespace may not be deleted")
         _preconditions(resource, old, given.get("preconditions") or {})
         at = Target(request.target.path, "delete", resource.group, resource.version, resource.plural, "", namespace)
         at.name = name

@@ -98,11 +98,9 @@ def validate(resource: Resource, obj: Object) -> list[FieldError]:
     meta = obj["metadata"]
     errors: list[FieldError] = []
     name = meta.get("name", "")
-    if meta.get("generateName") and not name:
-        errors += [
-            FieldError.invalid("metadata.generateName", meta["generateName"], e)
-            for e in name_errors(resource, meta["generateName"].rstrip("-") or "x")
-        ]
+    if base := meta.get("generateName"):
+        shown = base[:-1] + "a" if len(base) > 1 and base.endswith("-") else base  # more follows the dash
+        errors += [FieldError.invalid("metadata.generateName", base, e) for e in name_errors(resource, shown)]
     if not name:
         errors.append(FieldError.required("metadata.name", "name or generateName is required"))
     else:

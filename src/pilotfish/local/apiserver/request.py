@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,8 @@ class Target:
     subresource: str = ""
     namespace: str = ""
     name: str = ""
+    chosen: str = ""
+    """The one name that a list or watch selects by metadata.name, which counts for resourceNames of rules."""
     rest: str = ""
     """What follows a `proxy` subresource, with its leading slash."""
 
@@ -106,6 +109,7 @@ class Request:
         return self.query.get("fieldValidation", "") or "Warn"
 
 
+_BY_NAME = re.compile(r"(?:^|,)metadata\.name==?([^,=!]+)")
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": "get", "HEAD": "get"}
 
 
@@ -142,13 +146,15 @@ def parse(method: str, raw_path: str, query: Mapping[str, str]) -> Target:
         target.rest = "/"
     if target.resource == "namespaces" and target.namespace:
         target.namespace = target.name
-    if verb == "get" and (watching or query.get("watch", "false").lower() in ("", "true", "1")):
-        if not target.subresource:
-            target.verb = "watch"
+    watching = watching or query.get("watch", "false").lower() in ("", "true", "1")
+    if verb == "get" and watching and not target.subresource:
+        target.verb = "watch"
     elif verb == "get" and not target.name:
         target.verb = "list"
     elif verb == "delete" and not target.name:
         target.verb = "deletecollection"
+    if not target.name and (match := _BY_NAME.search(query.get("fieldSelector", ""))):
+        target.chosen = match[1]
     return target
 
 

@@ -63,8 +63,13 @@ class Server:
         resource = self.core.registry.find(target.group, target.version, target.resource)
         if resource is None or (target.namespace and not resource.namespaced and resource.plural != "namespaces"):
             return documents.not_found()
-        if resource.namespaced and not target.namespace and (target.name or target.verb == "create"):
+        if target.rest and target.subresource != "proxy":
             return documents.not_found()
+        if resource.namespaced and not target.namespace:
+            if target.name:
+                return documents.not_found()
+            if target.verb not in ("list", "watch"):
+                raise not_allowed()  # across namespaces one can only look
         if resource.strategy.deprecation:
             request.warnings.append(resource.strategy.deprecation)
         if target.subresource:

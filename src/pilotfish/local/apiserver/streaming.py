@@ -97,7 +97,7 @@ def _address(verb: str, pod: Object, container: str, query: Iterable[tuple[str, 
 async def _logs(core: Core, request: Request, pod: Object) -> web.StreamResponse:
     container = _container(request, pod)
     if not pod["spec"].get("nodeName"):
-        return web.Response(text="", content_type="text/plain")
+        return web.Response(status=204)
     timeout = aiohttp.ClientTimeout(total=None, connect=5)
     url = _address("containerLogs", pod, container, request.http.query.items())
     try:

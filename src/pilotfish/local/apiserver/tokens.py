@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 ISSUER = f"https://kubernetes.default.svc.{network.CLUSTER_DOMAIN}"
 AUDIENCES = (ISSUER,)
 """Audiences of the API server itself; a token for any of them is good for calling it."""
-LEGACY_ISSUER = "kubernetes/serviceaccount"
 MIN_SECONDS = 600
 DEFAULT_SECONDS = 3600
 MAX_SECONDS = 1 << 32
@@ -83,21 +82,6 @@ class Tokens:
         }
         return self.sign(claims), now + seconds
 
-    def legacy(self, account: Object, secret: str) -> str:
-        """A token without expiry, for a Secret of type kubernetes.io/service-account-token."""
-        meta = account["metadata"]
-        prefix = "kubernetes.io/serviceaccount/"
-        return self.sign(
-            {
-                "iss": LEGACY_ISSUER,
-                prefix + "namespace": meta["namespace"],
-                prefix + "secret.name": secret,
-                prefix + "service-account.name": meta["name"],
-                prefix + "service-account.uid": meta["uid"],
-                "sub": f"system:serviceaccount:{meta['namespace']}:{meta['name']}",
-            }
-        )
-
     def _claims(self, token: str) -> dict[str, Any] | None:
         known = self._verified.get(token)
         if known is None:
@@ -123,8 +107,6 @@ class Tokens:
         claims = self._claims(token)
         if claims is None:
             return None
-        if claims.get("iss") == LEGACY_ISSUER:
-            return self._verify_legacy(core, claims, token, audiences)
         if claims.get("iss") != ISSUER:
             return None
         given = claims.get("aud") or []
@@ -152,22 +134,6 @@ class Tokens:
             if bound and not _is(core.get("v1", kind, namespace, bound.get("name", "")), bound.get("uid")):
                 return False
         return True
-
-    @staticmethod
-    def _verify_legacy(
-        core: Core, claims: dict[str, Any], token: str, audiences: tuple[str, ...]
-    ) -> tuple[User, list[str]] | None:
-        prefix = "kubernetes.io/serviceaccount/"
-        namespace, name = claims.get(prefix + "namespace", ""), claims.get(prefix + "service-account.name", "")
-        uid = claims.get(prefix + "service-account.uid", "")
-        secret = core.get("v1", "Secret", namespace, claims.get(prefix + "secret.name", ""))
-        agreed = [a for a in audiences if a in AUDIENCES]
-        if not agreed or not _is(core.get("v1", "ServiceAccount", namespace, name), uid):
-            return None
-        stored = ((secret or {}).get("data") or {}).get("token", "")
-        if not secret or base64.b64decode(stored) != token.encode():
-            return None
-        return _user(namespace, name, uid, {}), agreed
 
     def jwks(self) -> dict[str, Any]:
         numbers = self._public.public_numbers()

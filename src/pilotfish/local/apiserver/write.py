@@ -132,6 +132,7 @@ async def insert(core: Core, request: Request, resource: Resource, obj: Object) 
     if resource.namespaced:
         metadata["namespace"] = namespace
     defaults(core, resource, obj)
+    single_owners(request, obj)
     managed(core, request, resource, None, obj, "")
     return await insert_managed(core, request, resource, obj)
 
@@ -149,6 +150,27 @@ def managed(
         subresource,
         meta.now(),
     )
+
+
+DUPLICATE_OWNERS = (
+    ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject "
+    "such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: "
+)
+
+
+def single_owners(request: Request, obj: Object) -> None:
+    """Drop owners that are named twice, with a warning."""
+    owners = obj["metadata"].get("ownerReferences") or []
+    kept: list[Object] = []
+    twice: list[str] = []
+    for owner in owners:
+        if owner in kept:
+            twice.append(str(owner.get("uid", "")))
+        else:
+            kept.append(owner)
+    if twice:
+        obj["metadata"]["ownerReferences"] = kept
+        request.warnings.append(DUPLICATE_OWNERS + ", ".join(dict.fromkeys(twice)))
 
 
 async def insert_managed(core: Core, request: Request, resource: Resource, obj: Object) -> Object:
@@ -212,8 +234,9 @@ async def put(core: Core, request: Request, resource: Resource) -> web.StreamRes
     target = request.target
     given = body["metadata"].get("name", "")
     if not given:
-        body["metadata"]["name"] = target.name
-    elif given != target.name:
+        why = f"the name of the object ({target.name} based on URL) was undeterminable: name must be provided"
+        raise bad_request(why)
+    if given != target.name:
         raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({target.name})")
     check_namespace(request, resource, body)
     _, _, item = find(core, resource, target.namespace, target.name)
@@ -381,6 +404,7 @@ async def _prepare(core: Core, request: Request, update: Update, old: Object, ne
     meta.carry_for_update(new, old)
     new = _keep(core, update, old, new)
     defaults(core, resource, new)
+    single_owners(request, new)
     if not update.applied:
         managed(core, request, resource, old, new, update.subresource)
     new = await core.admission.mutate(core, request, resource, "UPDATE", new, old)
