@@ -124,6 +124,23 @@ def test_provenance() -> None:
     assert {ObjectRef("VirtualService", "default", n) for n in "ab"} <= set(found)
 
 
+def test_preview_changes_nothing_and_is_what_comes() -> None:
+    """A preview names what would change, with the very resources that the change then brings."""
+    compiler = world(service("a"), slice_("a", "10.1.0.1"), routes("a", "a", 50, 50))
+    one = view(compiler, {})
+    compiler.watch(one)
+    edit, gone = routes("a", "a", 10, 90), service("a")
+    before = {t: compiler.every(one, t) for t in TYPES}
+    seen = compiler.preview(one, [edit])
+    assert {t: set(names) for t, names in seen.items()} == {ROUTE: {"80"}}
+    assert CLUSTER in compiler.preview(one, deleted=[gone])
+    assert compiler.changed() == {}
+    assert all(compiler.every(one, t) is before[t] for t in TYPES)
+    compiler.world.apply(edit)
+    compiler.changed()
+    assert seen[ROUTE]["80"] == (before[ROUTE]["80"], compiler.one(one, ROUTE, "80"))
+
+
 def test_quarantine_puts_back_the_last_good_form() -> None:
     """An object a proxy refused goes back to its form before; a new edit of it ends the quarantine."""
     compiler = world(service("a"), routes("a", "a", 50, 50))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pilotfish.engine import Db, Facet, Input, QueryFailed, Source
@@ -204,6 +204,28 @@ class Compiler:
     def collect(self) -> int:
         """Forget what no watched view stands on any more. Returns how many values."""
         return self.db.collect()
+
+    # What would be
+
+    def preview(
+        self, view: View, applied: Iterable[Mapping[str, Any]] = (), deleted: Iterable[Mapping[str, Any]] = ()
+    ) -> dict[str, dict[str, tuple[Resource | None, Resource | None]]]:
+        """What a view's resources would become if objects were applied and deleted: by type URL and name, before and
+        after. Nothing is changed. Raises DecodeError as `World.apply` does, and QueryFailed where compiling fails."""
+        replaced: dict[tuple[Input[Any, Any], Any], Any] = {}
+        for objects, gone in ((applied, False), (deleted, True)):
+            for obj in objects:
+                if (found := self.world.read(obj)) is not None:
+                    replaced[found[0], found[1]] = None if gone else found[2]
+        fork = self.db.fork(replaced)
+        result: dict[str, dict[str, tuple[Resource | None, Resource | None]]] = {}
+        for type_url, source in envoy_filters.TYPES.items():
+            before = {name: query(self.db, *key) for name, (query, key) in source(self.db, view).items()}
+            after = {name: query(fork, *key) for name, (query, key) in source(fork, view).items()}
+            differ = [n for n in {**before, **after} if before.get(n) != after.get(n)]
+            if differ:
+                result[type_url] = {n: (before.get(n), after.get(n)) for n in differ}
+        return result
 
     # Explaining
 

@@ -66,21 +66,29 @@ class World:
         Raises DecodeError when a config object cannot be read, or would be refused by the webhook (which may not have
         been there to refuse it); what it was before stays.
         """
+        found = self.read(obj)
+        if found is None:
+            return False
+        source, ref, value = found
+        if value is None:
+            return self.delete(obj)
+        return self._put(source.name, ref, value) if source.name in _CONFIG else self.db.put(source, ref, value)
+
+    def read(self, obj: Mapping[str, Any]) -> tuple[Input[Ref, Any], Ref, Any] | None:
+        """The input an object is, its key, and its value: None when it does not count (another revision's, no
+        credential). None for kinds the mesh does not read. Raises as `apply` does."""
         api_version, kind = obj.get("apiVersion", ""), obj.get("kind", "")
         if (plain := _KUBERNETES.get((api_version, kind))) is not None:
-            source, read = plain
-            value = read(obj)
-            if isinstance(value, k8s.Secret) and not value.data:
-                return self.db.remove(source, _ref(obj))
-            return self.db.put(source, _ref(obj), value)
+            value = plain[1](obj)
+            return plain[0], _ref(obj), None if isinstance(value, k8s.Secret) and not value.data else value
         if not self.reads(api_version, kind):
-            return False
+            return None
         if ((obj["metadata"].get("labels") or {}).get("istio.io/rev") or self.revision) != self.revision:
-            return self.delete(obj)
+            return _CONFIG[kind], _ref(obj), None
         config = api.decode(obj)
         if errors := validate(config).errors:
             raise api.DecodeError(errors, str(config))
-        return self._put(kind, _ref(obj), inputs.resolve(config, self.settings.domain))
+        return _CONFIG[kind], _ref(obj), inputs.resolve(config, self.settings.domain)
 
     def delete(self, obj: Mapping[str, Any]) -> bool:
         """Take out an object; only its apiVersion, kind, namespace and name are read."""
