@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pilotfish.local.node import namespaces, oci, publish, resolv, rootfs
+from pilotfish.local.node import namespaces, oci, publish, resolv, rootfs, tools
 from pilotfish.local.node.network import AddressPool, NetworkError, pod_sysctl
 from pilotfish.local.node.publish import Published
 from pilotfish.local.node.rootfs import Mount
@@ -72,6 +72,26 @@ def test_hosts() -> None:
     )
     assert "10.244.0.9\th.s.ns.svc.cluster.local\th\n" in text
     assert text.endswith("# Entries added by HostAliases.\n192.0.2.1\tx\ty\n")
+
+
+def test_tools_in_an_extracted_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that is not installed is taken from PILOTFISH_TOOLS with its libraries; else the package is named."""
+    monkeypatch.setattr(tools, "_SYSTEM_PATH", ())
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setenv("PILOTFISH_TOOLS", str(tmp_path))
+    tools.find.cache_clear()
+    try:
+        with pytest.raises(tools.ToolMissingError, match="apt-get install iproute2"):
+            tools.find("ip")
+        program = tmp_path / "sbin/ip"
+        program.parent.mkdir()
+        program.touch(mode=0o755)
+        (tmp_path / "usr/lib/x86_64-linux-gnu").mkdir(parents=True)
+        found = tools.find("ip")
+        assert found.path == str(program)
+        assert found.env["LD_LIBRARY_PATH"] == f"{tmp_path}/usr/lib/x86_64-linux-gnu:{tmp_path}/usr/lib"
+    finally:
+        tools.find.cache_clear()
 
 
 def test_subordinate_ids() -> None:

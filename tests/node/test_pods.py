@@ -467,6 +467,20 @@ async def test_a_new_image_restarts_the_container(world: World) -> None:
     assert pod["metadata"]["uid"]
 
 
+async def test_a_pod_with_a_finalizer(world: World) -> None:
+    """Its containers end at deletion; the object stays until the finalizer is taken away, and tells how they ended."""
+    await world.pod("p", *FOREVER, metadata={"finalizers": ["example.com/wait"]})
+    await world.ready("p")
+    await world.client.delete(PODS, "p", world.namespace)
+    await world.until("p", lambda p: "terminated" in container_state(p)["state"], "ended")
+    await world.client.patch(PODS, "p", {"metadata": {"labels": {"a": "b"}}}, world.namespace)
+    pod = await world.get("p")
+    assert container_state(pod)["state"]["terminated"]["exitCode"] == 0
+    assert container_state(pod)["restartCount"] == 0
+    await world.client.patch(PODS, "p", {"metadata": {"finalizers": None}}, world.namespace)
+    await world.gone("p")
+
+
 async def test_readiness_gates(world: World) -> None:
     """A condition of another controller gates readiness and is not overwritten."""
     await world.pod("p", *FOREVER, readinessGates=[{"conditionType": "example.com/gate"}])

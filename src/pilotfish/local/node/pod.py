@@ -229,7 +229,7 @@ class PodWorker:
             if "running" in state and not final:
                 state = {"terminated": _lost(state["running"], view.container_id)}
             done = view.kind == "main" and (policy == "Never" or (policy == "OnFailure" and _exit_code(state) == 0))
-            if final or (done and "terminated" in state):
+            if final or is_deleting(self._pod) or (done and "terminated" in state):
                 view.state = state
             elif view.container_id:
                 view.restarts += 1
