@@ -45,10 +45,11 @@ def qualified_name_errors(name: str) -> list[str]:
     if slash:
         if not prefix:
             errors.append("prefix part must be non-empty")
-        elif len(prefix) > 253:
-            errors.append("prefix part must be no more than 253 bytes")
-        elif not _SUBDOMAIN.fullmatch(prefix):
-            errors.append("prefix part " + SUBDOMAIN_RULE)
+        else:
+            if len(prefix) > 253:
+                errors.append("prefix part must be no more than 253 bytes")
+            if not _SUBDOMAIN.fullmatch(prefix):
+                errors.append("prefix part " + SUBDOMAIN_RULE)
     if not part:
         errors.append("name part must be non-empty")
     elif len(part) > 63:

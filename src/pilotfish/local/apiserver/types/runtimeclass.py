@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pilotfish.local.apiserver.resource import Object
-from pilotfish.local.apiserver.types import pod_defaults, pod_validation, printing
+from pilotfish.local.apiserver.types import pod_defaults, pod_validation, pod_warnings, printing
 from pilotfish.local.apiserver.types import validation as v
 from pilotfish.local.apiserver.types.declare import resource
 from pilotfish.local.apiserver.types.kind import Kind
@@ -25,6 +25,10 @@ class RuntimeClasses(Kind):
         scheduling = obj.get("scheduling") or {}
         errors += v.labels("scheduling.nodeSelector", scheduling.get("nodeSelector"))
         return errors + pod_validation.tolerations("scheduling.tolerations", scheduling.get("tolerations") or [])
+
+    def concerns(self, obj: Object) -> list[str]:
+        selector = (obj.get("scheduling") or {}).get("nodeSelector") or {}
+        return [f"scheduling.nodeSelector: {text}" for key in selector if (text := pod_warnings.node_label(key))]
 
 
 def _row(obj: Object) -> list[Any]:

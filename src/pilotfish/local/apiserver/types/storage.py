@@ -6,7 +6,7 @@ from typing import Any
 
 from pilotfish.local.apiserver.errors import FieldError
 from pilotfish.local.apiserver.resource import Object
-from pilotfish.local.apiserver.types import printing
+from pilotfish.local.apiserver.types import pod_warnings, printing
 from pilotfish.local.apiserver.types import validation as v
 from pilotfish.local.apiserver.types.declare import resource
 from pilotfish.local.apiserver.types.kind import Kind
@@ -41,6 +41,14 @@ class StorageClasses(Kind):
         modes = ("Immediate", "WaitForFirstConsumer")
         errors += v.one_of("volumeBindingMode", obj.get("volumeBindingMode"), modes, missing=False)
         return errors + _topologies(obj.get("allowedTopologies") or [])
+
+    def concerns(self, obj: Object) -> list[str]:
+        return [
+            f"allowedTopologies[{i}].matchLabelExpressions[{j}].key: {text}"
+            for i, term in enumerate(obj.get("allowedTopologies") or [])
+            for j, requirement in enumerate(term.get("matchLabelExpressions") or [])
+            if (text := pod_warnings.node_label(requirement.get("key", "")))
+        ]
 
 
 def _topologies(terms: list[dict[str, Any]]) -> Errors:

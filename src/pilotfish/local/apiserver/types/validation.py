@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pilotfish.local.apiserver.errors import FieldError
+from pilotfish.local.apiserver.meta import LABEL_1035_RULE, LABEL_RULE
+from pilotfish.local.apiserver.selectors import SUBDOMAIN_RULE, label_value_errors, qualified_name_errors
 
 Errors = list[FieldError]
 Rule = Callable[[str], list[str]]
@@ -29,8 +31,6 @@ _SUBDOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _LABEL_UNDERSCORE = r"[a-z0-9_]([-_a-z0-9]*[a-z0-9_])?"
 _SUBDOMAIN_UNDERSCORE = re.compile(rf"{_LABEL_UNDERSCORE}(\.{_LABEL_UNDERSCORE})*")
 _WILDCARD = re.compile(rf"\*\.{_LABEL}(\.{_LABEL})*")
-_QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
-_LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 _KEY = re.compile(r"[-._a-zA-Z0-9]+")
 _ENV_NAME = re.compile(r"[ -<>-~]+")
 _HEADER = re.compile(r"[-A-Za-z0-9]+")
@@ -39,14 +39,14 @@ _C_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _longer(value: str, limit: int) -> list[str]:
-    return [f"must be no more than {limit} characters"] if len(value) > limit else []
+    return [f"must be no more than {limit} bytes"] if len(value) > limit else []
 
 
 @functools.lru_cache(4096)
 def _dns_label(value: str) -> tuple[str, ...]:
     said = _longer(value, 63)
     if not _DNS_LABEL.fullmatch(value):
-        said.append("must be lower case letters, digits and '-', with a letter or digit at both ends (e.g. 'my-name')")
+        said.append(LABEL_RULE)
     return tuple(said)
 
 
@@ -57,7 +57,7 @@ def dns_label(value: str) -> list[str]:
 def dns_1035_label(value: str) -> list[str]:
     said = _longer(value, 63)
     if not _DNS_1035.fullmatch(value):
-        said.append("must be lower case letters, digits and '-', start with a letter and end with a letter or digit")
+        said.append(LABEL_1035_RULE)
     return said
 
 
@@ -65,10 +65,7 @@ def dns_1035_label(value: str) -> list[str]:
 def _dns_subdomain(value: str) -> tuple[str, ...]:
     said = _longer(value, 253)
     if not _SUBDOMAIN.fullmatch(value):
-        said.append(
-            "must be labels joined by '.', each lower case letters, digits and '-', "
-            "with a letter or digit at both ends (e.g. 'example.com')"
-        )
+        said.append(SUBDOMAIN_RULE)
     return tuple(said)
 
 
@@ -92,24 +89,7 @@ def wildcard_subdomain(value: str) -> list[str]:
 
 @functools.lru_cache(8192)
 def _qualified_name(value: str) -> tuple[str, ...]:
-    said: list[str] = []
-    prefix, slash, name = value.rpartition("/")
-    if slash:
-        if "/" in prefix:
-            return (
-                "must be a name, with or without one prefix that is a DNS name and '/' (e.g. 'example.com/my-name')",
-            )
-        if not prefix:
-            said.append("the prefix must not be empty")
-        else:
-            said += [f"the prefix {text}" for text in _dns_subdomain(prefix)]
-    if not name:
-        said.append("the name must not be empty")
-    elif len(name) > 63:
-        said.append("the name must be no more than 63 characters")
-    if not _QUALIFIED.fullmatch(name):
-        said.append("the name must be letters, digits, '-', '_' and '.', with a letter or digit at both ends")
-    return tuple(said)
+    return tuple(qualified_name_errors(value))
 
 
 def qualified_name(value: str) -> list[str]:
@@ -118,10 +98,7 @@ def qualified_name(value: str) -> list[str]:
 
 @functools.lru_cache(8192)
 def _label_value(value: str) -> tuple[str, ...]:
-    said = _longer(value, 63)
-    if not _LABEL_VALUE.fullmatch(value):
-        said.append("must be empty or letters, digits, '-', '_' and '.', with a letter or digit at both ends")
-    return tuple(said)
+    return tuple(label_value_errors(value))
 
 
 def label_value(value: str) -> list[str]:
