@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 
 from pilotfish import api
 from pilotfish.api.crds import crds
-from pilotfish.api.meta import UNIMPLEMENTED, Api, Duration
 
 CRDS = {crd["metadata"]["name"]: crd for crd in crds()}
 
@@ -91,21 +90,3 @@ def test_virtual_service() -> None:
     assert {"required": ["exact"]} in route["properties"]["match"]["items"]["properties"]["uri"]["oneOf"]
     assert route["properties"]["route"]["items"]["required"] == ["destination"]
     assert "mirror_percent" in route["properties"]
-
-
-class Inner(Api, frozen=True):
-    done: str = ""
-    todo: Annotated[Duration | None, UNIMPLEMENTED] = None
-
-
-class Outer(Api, frozen=True):
-    items: tuple[Inner, ...] = ()
-    other: Annotated[tuple[str, ...], UNIMPLEMENTED] = ()
-
-
-def test_unimplemented_fields_are_reported() -> None:
-    """A field marked as not implemented is named by its path when it is set, and only then."""
-    spec = Outer(items=(Inner(done="x"), Inner(todo=Duration(1))), other=("a",))
-    config: api.Config[Outer] = api.Config(kind="X", api_version="x/v1", name="x", spec=spec)
-    assert sorted(api.unimplemented(config)) == ["spec.items[1].todo", "spec.other"]
-    assert api.unimplemented(api.Config(kind="X", api_version="x/v1", name="x", spec=Outer())) == []

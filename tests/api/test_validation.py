@@ -40,7 +40,8 @@ def test_case(kind: str, spec: Any, errors: dict[str, str], warnings: dict[str, 
     assert set(found) == set(errors), result
     for path, words in errors.items():
         assert str(words) in found[path]
-    told = {warning.split(": ")[0]: warning for warning in result.warnings}
+    # What has no effect yet changes from day to day; tests/api/test_unimplemented.py is about it.
+    told = {warning.split(": ")[0]: warning for warning in result.warnings if "has no effect yet" not in warning}
     assert set(told) == set(warnings), result
     for path, words in warnings.items():
         assert str(words) in told[path]

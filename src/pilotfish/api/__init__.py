@@ -5,7 +5,7 @@ from pilotfish.api.decode import from_json, to_json
 from pilotfish.api.errors import DecodeError, FieldError
 from pilotfish.api.kinds import BY_API_VERSION, KINDS, Kind
 from pilotfish.api.meta import Api, Duration, Source
-from pilotfish.api.unimplemented import unimplemented
+from pilotfish.api.unimplemented import unimplemented, unimplemented_in
 
 __all__ = [
     "BY_API_VERSION",
@@ -21,4 +21,5 @@ __all__ = [
     "from_json",
     "to_json",
     "unimplemented",
+    "unimplemented_in",
 ]

@@ -8,6 +8,7 @@ from typing import Annotated
 from pilotfish.api.meta import (
     DEPRECATED,
     REQUIRED,
+    UNIMPLEMENTED,
     Api,
     FreeForm,
     Int32,
@@ -105,23 +106,23 @@ class TrafficSelector(Api, frozen=True):
 class WasmConfig(Api, frozen=True):
     """A WebAssembly module and how it is run."""
 
-    url: Annotated[str, REQUIRED, schema(minLength=1), _URL] = ""
+    url: Annotated[str, REQUIRED, schema(minLength=1), _URL, UNIMPLEMENTED] = ""
     """Where the module is: oci:// (the default), http://, https:// or file://."""
     sha256: Annotated[str, schema(pattern="(^$|^[a-f0-9]{64}$)")] = ""
     """Checksum of the module."""
     image_pull_policy: PullPolicy = PullPolicy.UNSPECIFIED_POLICY
     """When an image is fetched anew."""
-    image_pull_secret: Annotated[str, schema(minLength=1, maxLength=253)] = ""
+    image_pull_secret: Annotated[str, schema(minLength=1, maxLength=253), UNIMPLEMENTED] = ""
     """Secret with the registry's credentials."""
     verification_key: str = ""
     """Key for the image's signature. Has no effect."""
-    plugin_config: FreeForm | None = None
+    plugin_config: Annotated[FreeForm | None, UNIMPLEMENTED] = None
     """Configuration passed to the module."""
-    plugin_name: Annotated[str, schema(minLength=1, maxLength=256)] = ""
+    plugin_name: Annotated[str, schema(minLength=1, maxLength=256), UNIMPLEMENTED] = ""
     """Root ID of the plugin in the module."""
-    fail_strategy: FailStrategy = FailStrategy.FAIL_CLOSE
+    fail_strategy: Annotated[FailStrategy, UNIMPLEMENTED] = FailStrategy.FAIL_CLOSE
     """What happens to traffic when the module cannot run."""
-    vm_config: VmConfig | None = None
+    vm_config: Annotated[VmConfig | None, UNIMPLEMENTED] = None
     """Settings of the virtual machine."""
     type: PluginType = PluginType.UNSPECIFIED_PLUGIN_TYPE
     """HTTP (the default) or NETWORK filter."""
@@ -175,5 +176,5 @@ class TrafficExtension(Api, frozen=True):
     """Traffic it applies to; default all."""
     wasm: WasmConfig | None = None
     """A WebAssembly module."""
-    lua: LuaConfig | None = None
+    lua: Annotated[LuaConfig | None, UNIMPLEMENTED] = None
     """A Lua script."""

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from pilotfish.api.decode import from_json, to_json
 from pilotfish.api.errors import DecodeError, FieldError
 from pilotfish.api.files import load_one
-from pilotfish.api.meta import Api, Duration, FreeForm, Int32, Int64, LabelSelector, StringMap, UInt32, camel
+from pilotfish.api.meta import (
+    UNIMPLEMENTED,
+    Api,
+    Duration,
+    FreeForm,
+    Int32,
+    Int64,
+    LabelSelector,
+    StringMap,
+    UInt32,
+    camel,
+)
 from pilotfish.api.networking.destination_rule import (
     ClientTLSSettings,
     ConnectionPoolSettings,
@@ -42,7 +53,7 @@ class AuthenticationPolicy(StrEnum):
 class TracerAddress(Api, frozen=True):
     address: str = ""
     """Address of the collector, as host:port."""
-    access_token: str = ""
+    access_token: Annotated[str, UNIMPLEMENTED] = ""
     """Token for it (Lightstep)."""
 
 
@@ -78,16 +89,16 @@ class ProxyTracing(Api, frozen=True):
     ONE_OF = (("zipkin", "lightstep", "datadog", "stackdriver", "openCensusAgent"),)
 
     zipkin: TracerAddress | None = None
-    lightstep: TracerAddress | None = None
-    datadog: TracerAddress | None = None
-    stackdriver: Stackdriver | None = None
-    open_census_agent: OpenCensusAgent | None = None
+    lightstep: Annotated[TracerAddress | None, UNIMPLEMENTED] = None
+    datadog: Annotated[TracerAddress | None, UNIMPLEMENTED] = None
+    stackdriver: Annotated[Stackdriver | None, UNIMPLEMENTED] = None
+    open_census_agent: Annotated[OpenCensusAgent | None, UNIMPLEMENTED] = None
     custom_tags: Mapping[str, ProxyTag] = {}
     max_path_tag_length: UInt32 = 0
     """Longest path in tags; 0 means 256."""
     sampling: float | None = None
     """Percent of requests traced; None means the control plane's default, 1."""
-    tls_settings: ClientTLSSettings | None = None
+    tls_settings: Annotated[ClientTLSSettings | None, UNIMPLEMENTED] = None
     enable_istio_tags: bool | None = None
 
 
@@ -134,7 +145,7 @@ class InterceptionMode(StrEnum):
 
 class SDS(Api, frozen=True):
     enabled: bool = False
-    k8s_sa_jwt_path: str = ""
+    k8s_sa_jwt_path: Annotated[str, UNIMPLEMENTED] = ""
 
 
 class RemoteService(Api, frozen=True):
@@ -186,7 +197,7 @@ class ProxyHeaders(Api, frozen=True):
     server: HeaderServer | None = None
     attempt_count: HeaderDisabled | None = None
     envoy_debug_headers: HeaderDisabled | None = None
-    metadata_exchange_headers: MetadataExchangeHeaders | None = None
+    metadata_exchange_headers: Annotated[MetadataExchangeHeaders | None, UNIMPLEMENTED] = None
     preserve_http1_header_case: bool | None = None
     x_forwarded_host: HeaderEnabled | None = None
     x_forwarded_port: HeaderEnabled | None = None
@@ -213,9 +224,9 @@ class EscapedSlashes(StrEnum):
 
 
 class ConnectionSettings(Api, frozen=True):
-    profile: ConnectionProfile = ConnectionProfile.SIDECAR
+    profile: Annotated[ConnectionProfile, UNIMPLEMENTED] = ConnectionProfile.SIDECAR
     listener_per_connection_buffer_limit_bytes: Int32 | None = None
-    cluster_per_connection_buffer_limit_bytes: Int32 | None = None
+    cluster_per_connection_buffer_limit_bytes: Annotated[Int32 | None, UNIMPLEMENTED] = None
     http_idle_timeout: Duration | None = None
     http_max_connection_duration: Duration | None = None
     http_drain_timeout: Duration | None = None
@@ -229,8 +240,8 @@ class ConnectionSettings(Api, frozen=True):
     http_headers_with_underscores_action: HeadersWithUnderscores = HeadersWithUnderscores.UNSPECIFIED
     http_merge_slashes: bool | None = None
     http_path_with_escaped_slashes_action: EscapedSlashes = EscapedSlashes.UNSPECIFIED
-    listener_connection_limit: Int32 | None = None
-    global_downstream_connection_limit: Int32 | None = None
+    listener_connection_limit: Annotated[Int32 | None, UNIMPLEMENTED] = None
+    global_downstream_connection_limit: Annotated[Int32 | None, UNIMPLEMENTED] = None
 
 
 class ProxyConfig(Api, frozen=True):
@@ -241,44 +252,44 @@ class ProxyConfig(Api, frozen=True):
     config_path: str = "./etc/istio/proxy"
     binary_path: str = "/usr/local/bin/envoy"
     service_cluster: str = "istio-proxy"
-    tracing_service_name: TracingServiceName | None = None
+    tracing_service_name: Annotated[TracingServiceName | None, UNIMPLEMENTED] = None
     drain_duration: Duration = Duration(45_000_000_000)
     discovery_address: str = "istiod.istio-system.svc:15012"
-    discovery_refresh_delay: Duration | None = None
-    zipkin_address: str = ""
-    statsd_udp_address: str = ""
-    envoy_metrics_service_address: str = ""
+    discovery_refresh_delay: Annotated[Duration | None, UNIMPLEMENTED] = None
+    zipkin_address: Annotated[str, UNIMPLEMENTED] = ""
+    statsd_udp_address: Annotated[str, UNIMPLEMENTED] = ""
+    envoy_metrics_service_address: Annotated[str, UNIMPLEMENTED] = ""
     proxy_admin_port: Int32 = 15000
-    availability_zone: str = ""
+    availability_zone: Annotated[str, UNIMPLEMENTED] = ""
     control_plane_auth_policy: AuthenticationPolicy = AuthenticationPolicy.MUTUAL_TLS
-    custom_config_file: str = ""
-    stat_name_length: Int32 = 189
+    custom_config_file: Annotated[str, UNIMPLEMENTED] = ""
+    stat_name_length: Annotated[Int32, UNIMPLEMENTED] = 189
     concurrency: Int32 | None = None
     """Worker threads; 0 means one per core, None follows the CPU limit."""
-    proxy_bootstrap_template_path: str = ""
+    proxy_bootstrap_template_path: Annotated[str, UNIMPLEMENTED] = ""
     interception_mode: InterceptionMode = InterceptionMode.REDIRECT
     tracing: ProxyTracing | None = None
     sds: SDS | None = None
-    envoy_access_log_service: RemoteService | None = None
-    envoy_metrics_service: RemoteService | None = None
+    envoy_access_log_service: Annotated[RemoteService | None, UNIMPLEMENTED] = None
+    envoy_metrics_service: Annotated[RemoteService | None, UNIMPLEMENTED] = None
     proxy_metadata: StringMap = {}
     """Environment of the proxy; ISTIO_META_* becomes node metadata."""
     runtime_values: StringMap = {}
     status_port: Int32 = 15020
-    extra_stat_tags: tuple[str, ...] = ()
+    extra_stat_tags: Annotated[tuple[str, ...], UNIMPLEMENTED] = ()
     gateway_topology: Topology | None = None
     termination_drain_duration: Duration = Duration(5_000_000_000)
     mesh_id: str = ""
     readiness_probe: ReadinessProbe | None = None
     proxy_stats_matcher: ProxyStatsMatcher | None = None
     hold_application_until_proxy_starts: bool | None = None
-    ca_certificates_pem: tuple[str, ...] = ()
+    ca_certificates_pem: Annotated[tuple[str, ...], UNIMPLEMENTED] = ()
     image: ProxyImage | None = None
-    private_key_provider: PrivateKeyProvider | None = None
+    private_key_provider: Annotated[PrivateKeyProvider | None, UNIMPLEMENTED] = None
     proxy_headers: ProxyHeaders | None = None
-    file_flush_interval: Duration | None = None
-    file_flush_min_size_kb: UInt32 = 0
-    stats_compression: bool | None = None
+    file_flush_interval: Annotated[Duration | None, UNIMPLEMENTED] = None
+    file_flush_min_size_kb: Annotated[UInt32, UNIMPLEMENTED] = 0
+    stats_compression: Annotated[bool | None, UNIMPLEMENTED] = None
     connection_settings: ConnectionSettings | None = None
 
 
@@ -290,7 +301,7 @@ class HttpHeader(Api, frozen=True):
 
     name: str = ""
     value: str | None = None
-    env_name: str | None = None
+    env_name: Annotated[str | None, UNIMPLEMENTED] = None
 
 
 class ExtAuthzRequestBody(Api, frozen=True):
@@ -332,10 +343,10 @@ class ZipkinContextOption(StrEnum):
 class ZipkinProvider(Api, frozen=True):
     service: str = ""
     port: UInt32 = 0
-    max_tag_length: UInt32 = 0
+    max_tag_length: Annotated[UInt32, UNIMPLEMENTED] = 0
     enable_64bit_trace_id: bool = False
     path: str = ""
-    trace_context_option: ZipkinContextOption = ZipkinContextOption.USE_B3
+    trace_context_option: Annotated[ZipkinContextOption, UNIMPLEMENTED] = ZipkinContextOption.USE_B3
     timeout: Duration | None = None
     headers: tuple[HttpHeader, ...] = ()
 
@@ -364,8 +375,8 @@ class StackdriverLogging(Api, frozen=True):
 
 
 class StackdriverProvider(Stackdriver, frozen=True):
-    max_tag_length: UInt32 = 0
-    logging: StackdriverLogging | None = None
+    max_tag_length: Annotated[UInt32, UNIMPLEMENTED] = 0
+    logging: Annotated[StackdriverLogging | None, UNIMPLEMENTED] = None
 
 
 class OpenCensusProvider(Api, frozen=True):
@@ -421,7 +432,7 @@ class HttpService(Api, frozen=True):
 
 class GrpcService(Api, frozen=True):
     timeout: Duration | None = None
-    initial_metadata: tuple[HttpHeader, ...] = ()
+    initial_metadata: Annotated[tuple[HttpHeader, ...], UNIMPLEMENTED] = ()
 
 
 class ResourceDetectors(Api, frozen=True):
@@ -450,12 +461,14 @@ class ServiceAttributeEnrichment(StrEnum):
 class OpenTelemetryProvider(Api, frozen=True):
     service: str = ""
     port: UInt32 = 0
-    max_tag_length: UInt32 = 0
+    max_tag_length: Annotated[UInt32, UNIMPLEMENTED] = 0
     http: HttpService | None = None
     grpc: GrpcService | None = None
-    resource_detectors: ResourceDetectors | None = None
-    service_attribute_enrichment: ServiceAttributeEnrichment = ServiceAttributeEnrichment.ISTIO_CANONICAL
-    dynatrace_sampler: DynatraceSampler | None = None
+    resource_detectors: Annotated[ResourceDetectors | None, UNIMPLEMENTED] = None
+    service_attribute_enrichment: Annotated[ServiceAttributeEnrichment, UNIMPLEMENTED] = (
+        ServiceAttributeEnrichment.ISTIO_CANONICAL
+    )
+    dynatrace_sampler: Annotated[DynatraceSampler | None, UNIMPLEMENTED] = None
 
 
 class SDSProvider(Api, frozen=True):
@@ -491,11 +504,11 @@ class ExtensionProvider(Api, frozen=True):
     envoy_ext_authz_http: ExtAuthzHttp | None = None
     envoy_ext_authz_grpc: ExtAuthzGrpc | None = None
     zipkin: ZipkinProvider | None = None
-    lightstep: LightstepProvider | None = None
-    datadog: DatadogProvider | None = None
+    lightstep: Annotated[LightstepProvider | None, UNIMPLEMENTED] = None
+    datadog: Annotated[DatadogProvider | None, UNIMPLEMENTED] = None
     stackdriver: StackdriverProvider | None = None
-    opencensus: OpenCensusProvider | None = None
-    skywalking: SkyWalkingProvider | None = None
+    opencensus: Annotated[OpenCensusProvider | None, UNIMPLEMENTED] = None
+    skywalking: Annotated[SkyWalkingProvider | None, UNIMPLEMENTED] = None
     opentelemetry: OpenTelemetryProvider | None = None
     prometheus: Empty | None = None
     envoy_file_access_log: FileAccessLog | None = None
@@ -563,8 +576,8 @@ class CertificateData(Api, frozen=True):
     ONE_OF = (("pem", "spiffeBundleUrl"),)
 
     pem: str | None = None
-    spiffe_bundle_url: str | None = None
-    cert_signers: tuple[str, ...] = ()
+    spiffe_bundle_url: Annotated[str | None, UNIMPLEMENTED] = None
+    cert_signers: Annotated[tuple[str, ...], UNIMPLEMENTED] = ()
     trust_domains: tuple[str, ...] = ()
 
 
@@ -574,8 +587,8 @@ class H2Upgrade(StrEnum):
 
 
 class Certificate(Api, frozen=True):
-    secret_name: str = ""
-    dns_names: tuple[str, ...] = ()
+    secret_name: Annotated[str, UNIMPLEMENTED] = ""
+    dns_names: Annotated[tuple[str, ...], UNIMPLEMENTED] = ()
 
 
 class Settings(Api, frozen=True):
@@ -601,9 +614,9 @@ class ServiceScopeConfig(Api, frozen=True):
 
 class CA(Api, frozen=True):
     address: str = ""
-    tls_settings: ClientTLSSettings | None = None
+    tls_settings: Annotated[ClientTLSSettings | None, UNIMPLEMENTED] = None
     request_timeout: Duration | None = None
-    istiod_side: bool = False
+    istiod_side: Annotated[bool, UNIMPLEMENTED] = False
 
 
 class DefaultProviders(Api, frozen=True):
@@ -670,24 +683,24 @@ class MeshConfig(Api, frozen=True):
     proxy_inbound_listen_port: Int32 = 15006
     proxy_http_port: Int32 = 0
     connect_timeout: Duration = Duration(10_000_000_000)
-    hbone_idle_timeout: Duration | None = None
+    hbone_idle_timeout: Annotated[Duration | None, UNIMPLEMENTED] = None
     protocol_detection_timeout: Duration = Duration(0)
     """How long a listener waits for the first bytes to find out the protocol; 0 waits as long as it takes."""
     tcp_keepalive: TcpKeepalive | None = None
-    ingress_class: str = "istio"
-    ingress_service: str = "istio-ingressgateway"
-    ingress_controller_mode: IngressControllerMode = IngressControllerMode.STRICT
-    ingress_selector: str = "ingressgateway"
+    ingress_class: Annotated[str, UNIMPLEMENTED] = "istio"
+    ingress_service: Annotated[str, UNIMPLEMENTED] = "istio-ingressgateway"
+    ingress_controller_mode: Annotated[IngressControllerMode, UNIMPLEMENTED] = IngressControllerMode.STRICT
+    ingress_selector: Annotated[str, UNIMPLEMENTED] = "ingressgateway"
     enable_tracing: bool = True
     access_log_file: str = ""
     access_log_format: str = ""
     access_log_encoding: AccessLogEncoding = AccessLogEncoding.TEXT
-    enable_envoy_access_log_service: bool = False
+    enable_envoy_access_log_service: Annotated[bool, UNIMPLEMENTED] = False
     disable_envoy_listener_log: bool = False
     default_config: ProxyConfig = ProxyConfig()
     outbound_traffic_policy: OutboundTrafficPolicy = OutboundTrafficPolicy(mode=OutboundMode.ALLOW_ANY)
     inbound_traffic_policy: InboundTrafficPolicy = InboundTrafficPolicy()
-    config_sources: tuple[ConfigSource, ...] = ()
+    config_sources: Annotated[tuple[ConfigSource, ...], UNIMPLEMENTED] = ()
     enable_auto_mtls: bool = True
     trust_domain: str = "cluster.local"
     trust_domain_aliases: tuple[str, ...] = ()
@@ -697,16 +710,16 @@ class MeshConfig(Api, frozen=True):
     default_destination_rule_export_to: tuple[str, ...] = ("*",)
     root_namespace: str = "istio-system"
     locality_lb_setting: LocalityLbSetting = LocalityLbSetting(enabled=True)
-    zone_aware_lb_setting: ZoneAwareLbSetting | None = None
+    zone_aware_lb_setting: Annotated[ZoneAwareLbSetting | None, UNIMPLEMENTED] = None
     dns_refresh_rate: Duration = Duration(60_000_000_000)
     h2_upgrade_policy: H2Upgrade = H2Upgrade.DO_NOT_UPGRADE
-    inbound_cluster_stat_name: str = ""
-    outbound_cluster_stat_name: str = ""
+    inbound_cluster_stat_name: Annotated[str, UNIMPLEMENTED] = ""
+    outbound_cluster_stat_name: Annotated[str, UNIMPLEMENTED] = ""
     certificates: tuple[Certificate, ...] = ()
-    service_settings: tuple[ServiceSettings, ...] = ()
-    service_scope_configs: tuple[ServiceScopeConfig, ...] = ()
+    service_settings: Annotated[tuple[ServiceSettings, ...], UNIMPLEMENTED] = ()
+    service_scope_configs: Annotated[tuple[ServiceScopeConfig, ...], UNIMPLEMENTED] = ()
     enable_prometheus_merge: bool = True
-    verify_certificate_at_client: bool | None = None
+    verify_certificate_at_client: Annotated[bool | None, UNIMPLEMENTED] = None
     ca: CA | None = None
     extension_providers: tuple[ExtensionProvider, ...] = BUILT_IN_PROVIDERS
     """Services that policies and telemetry refer to; the built-in ones are always among them."""
@@ -718,7 +731,7 @@ class MeshConfig(Api, frozen=True):
     mesh_mtls: TLSConfig = msgspec.field(name="meshMTLS", default=TLSConfig())
     tls_defaults: TLSConfig = TLSConfig()
     default_traffic_policy: DefaultTrafficPolicy | None = None
-    service_entry_visibility: ServiceEntryVisibility | None = None
+    service_entry_visibility: Annotated[ServiceEntryVisibility | None, UNIMPLEMENTED] = None
 
     def provider(self, name: str) -> ExtensionProvider | None:
         """The extension provider of that name."""
@@ -750,7 +763,7 @@ class Network(Api, frozen=True):
 
 
 class MeshNetworks(Api, frozen=True):
-    networks: Mapping[str, Network] = {}
+    networks: Annotated[Mapping[str, Network], UNIMPLEMENTED] = {}
 
 
 def decode_mesh_config(value: str | Mapping[str, Any]) -> tuple[MeshConfig, tuple[FieldError, ...]]:

@@ -9,6 +9,7 @@ from typing import Annotated
 from pilotfish.api.meta import (
     DEPRECATED,
     REQUIRED,
+    UNIMPLEMENTED,
     Api,
     Duration,
     PolicySelector,
@@ -85,11 +86,11 @@ class Tracing(Api, frozen=True):
     """True: headers are passed on but no spans are sent."""
     custom_tags: Mapping[str, CustomTag] = {}
     """Tags for spans, by name."""
-    use_request_id_for_trace_sampling: bool | None = None
+    use_request_id_for_trace_sampling: Annotated[bool | None, UNIMPLEMENTED] = None
     """Whether the decision is packed into the request ID; default true."""
     enable_istio_tags: bool | None = None
     """Whether spans carry the mesh's own tags; default true."""
-    disable_context_propagation: bool | None = None
+    disable_context_propagation: Annotated[bool | None, UNIMPLEMENTED] = None
     """True: trace headers are not passed on."""
 
 
@@ -155,7 +156,7 @@ class Metrics(Api, frozen=True):
     """Whose metrics these settings are for."""
     overrides: tuple[MetricsOverrides, ...] = ()
     """Changes, in order; the last one that matches counts."""
-    reporting_interval: Duration | None = None
+    reporting_interval: Annotated[Duration | None, UNIMPLEMENTED] = None
     """Time between reports of TCP metrics; default 5s."""
 
 

@@ -14,11 +14,16 @@ from pilotfish.api.visit import visit
 
 def unimplemented(config: Config[Api]) -> list[str]:
     """Paths of the fields that are set but have no effect yet, e.g. `spec.http[0].fault`."""
+    return unimplemented_in(config.spec, "spec")
+
+
+def unimplemented_in(value: Api, path: str = "") -> list[str]:
+    """The same for any message, such as the mesh's configuration."""
     return [
-        f"{path}.{encoded}"
-        for message, path in visit(config.spec, "spec")
+        f"{path}.{encoded}".removeprefix(".")
+        for message, path in visit(value, path)
         for name, encoded, default in _marked(type(message))
-        if (value := getattr(message, name)) != default and value not in ((), {})
+        if (found := getattr(message, name)) != default and found not in ((), {})
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from pilotfish.api.meta import (
     DEPRECATED,
     REQUIRED,
+    UNIMPLEMENTED,
     Api,
     Duration,
     Int32,
@@ -142,7 +143,7 @@ class LoadBalancerSettings(Api, frozen=True):
     """Session affinity by hashing."""
     locality_lb_setting: LocalityLbSetting | None = None
     """Overrides the mesh's locality setting."""
-    zone_aware_lb_setting: ZoneAwareLbSetting | None = None
+    zone_aware_lb_setting: Annotated[ZoneAwareLbSetting | None, UNIMPLEMENTED] = None
     """Overrides the mesh's zone-aware setting."""
     warmup_duration_secs: Annotated[Duration | None, DEPRECATED] = None
     """Use warmup."""
@@ -266,7 +267,7 @@ class ClientTLSSettings(Api, frozen=True):
     """Server name sent in the handshake."""
     insecure_skip_verify: bool | None = None
     """Do not check the server's certificate."""
-    ca_crl: str = ""
+    ca_crl: Annotated[str, UNIMPLEMENTED] = ""
     """File with the revocation list for the server's certificate."""
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pilotfish.api.meta import Api, FreeForm, Int32, PolicyTargetReference, Rule, StringMap, UInt32, rule, schema
+from pilotfish.api.meta import (
+    UNIMPLEMENTED,
+    Api,
+    FreeForm,
+    Int32,
+    PolicyTargetReference,
+    Rule,
+    StringMap,
+    UInt32,
+    rule,
+    schema,
+)
 from pilotfish.api.networking.sidecar import WorkloadSelector
 
 
@@ -179,7 +190,7 @@ class ObjectMatch(Api, frozen=True):
     """Which routes."""
     cluster: ClusterMatch | None = None
     """Which cluster."""
-    waypoint: WaypointMatch | None = None
+    waypoint: Annotated[WaypointMatch | None, UNIMPLEMENTED] = None
     """Which part of a waypoint."""
 
 
@@ -188,7 +199,7 @@ class Patch(Api, frozen=True):
     """What is done."""
     value: FreeForm | None = None
     """The piece of Envoy configuration, as JSON."""
-    filter_class: FilterClass = FilterClass.UNSPECIFIED
+    filter_class: Annotated[FilterClass, UNIMPLEMENTED] = FilterClass.UNSPECIFIED
     """Where an added filter goes, when not placed relative to another."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pilotfish.api.meta import REQUIRED, Api, Int32, StringMap, UInt32, rule, schema
+from pilotfish.api.meta import REQUIRED, UNIMPLEMENTED, Api, Int32, StringMap, UInt32, rule, schema
 from pilotfish.api.networking.workload_entry import WorkloadTemplate
 
 _PORT = rule("0 < self && self <= 65535", "port must be between 1-65535")
@@ -59,7 +59,7 @@ class ReadinessProbe(Api, frozen=True):
     """Time for a check; default 1."""
     period_seconds: Annotated[Int32, _COUNT] = 0
     """Time between checks; default 10."""
-    success_threshold: Annotated[Int32, _COUNT] = 0
+    success_threshold: Annotated[Int32, _COUNT, UNIMPLEMENTED] = 0
     """Successes in a row to become healthy; default 1."""
     failure_threshold: Annotated[Int32, _COUNT] = 0
     """Failures in a row to become unhealthy; default 3."""
@@ -85,7 +85,7 @@ class WorkloadGroup(Api, frozen=True):
 
     metadata: TemplateMeta | None = None
     """Labels and annotations for the WorkloadEntries."""
-    template: Annotated[WorkloadTemplate | None, REQUIRED] = None
+    template: Annotated[WorkloadTemplate | None, REQUIRED, UNIMPLEMENTED] = None
     """What the WorkloadEntries have in common; without an address."""
-    probe: ReadinessProbe | None = None
+    probe: Annotated[ReadinessProbe | None, UNIMPLEMENTED] = None
     """How an instance's health is checked."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from pilotfish.api.config import Config, decode
 from pilotfish.api.errors import DecodeError, FieldError
 from pilotfish.api.meta import Api, Source
+from pilotfish.api.unimplemented import unimplemented
 from pilotfish.api.validation import (
     authorization_policy,
     destination_rule,
@@ -80,6 +81,8 @@ def validate(config: Config[Api]) -> Validation:
     _CHECKS[config.kind](report, config)
     for path, message_ in config.unknown:
         report.warn(path, message_)
+    for path in unimplemented(config):
+        report.warn(path, "this is accepted but has no effect yet")
     return Validation(report.errors, report.warnings)
 
 
