@@ -94,8 +94,7 @@ def bootstrap(resources: Mapping[str, Mapping[str, Any]], *, admin: str = "") ->
         }
     }
     clusters += [
-        {"name": name, "type": "STATIC", "typed_extension_protocol_options": h2}
-        for name in ("xds", "sds-grpc", "zipkin")
+        {"name": name, "type": "STATIC", "typed_extension_protocol_options": h2} for name in ("xds", "sds-grpc")
     ]
     result: dict[str, Any] = {
         "node": {"id": "test", "cluster": "test"},

@@ -162,7 +162,7 @@ def _discovery(
             **_locality_weighted(db, policy),
         }
     if kind == "DYNAMIC":
-        cache = {"name": "dynamic_forward_proxy_cache", "dns_lookup_family": _family(client)}
+        cache = {"name": "dynamic_forward_proxy_cache", "dns_lookup_family": family(client)}
         return {
             "lb_policy": "CLUSTER_PROVIDED",
             "cluster_type": extension(
@@ -175,7 +175,7 @@ def _discovery(
     return {
         "type": kind,
         **balancer,
-        "dns_lookup_family": _family(client),
+        "dns_lookup_family": family(client),
         "dns_refresh_rate": duration(mesh(db).dns_refresh_rate),
         "dns_jitter": seconds(0.1),
         "respect_dns_ttl": True,
@@ -184,7 +184,7 @@ def _discovery(
     }
 
 
-def _family(client: Client) -> str:
+def family(client: Client) -> str:
     return "ALL" if client.ipv4 and client.ipv6 else "V4_ONLY" if client.ipv4 else "V6_ONLY"
 
 

@@ -13,6 +13,7 @@ from pilotfish.envoy import (
     name_table,
     outbound_listeners,
     secrets,
+    tracing,
     virtual_hosts,
 )
 from pilotfish.envoy.clusters import BLACK_HOLE, PASSTHROUGH, Client
@@ -20,6 +21,7 @@ from pilotfish.envoy.outbound_listeners import Address
 from pilotfish.envoy.resource import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE, SECRET
 from pilotfish.envoy.routes import Caller, rules_for
 from pilotfish.mesh import destination_rules, services, telemetry, visibility
+from pilotfish.mesh.config import mesh
 from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.ports import Protocol
 from pilotfish.mesh.proxies import View
@@ -69,6 +71,8 @@ def all_clusters(db: Db, view: View) -> Addresses:
         found[clusters.cluster_name(port, subset, key.host)] = (clusters.outbound, (client, key, port, subset, refs))
     for name in (BLACK_HOLE, PASSTHROUGH):
         found[name] = (clusters.fixed, (name,))
+    if mesh(db).enable_tracing and (collector := tracing.own_collector(db, shared)) is not None:
+        found[tracing.ZIPKIN] = (tracing.zipkin_cluster, (*collector, clusters.family(client)))
     if view.is_sidecar:
         found.update(inbound.sidecar_clusters(db, shared))
     else:

@@ -10,10 +10,14 @@ from pilotfish.api.mesh import ExtensionProvider
 from pilotfish.api.telemetry import CustomTag, Tracing
 from pilotfish.engine import Db, query
 from pilotfish.envoy.proto import Fields, extension
-from pilotfish.envoy.values import FALSE, number
+from pilotfish.envoy.resource import CLUSTER, Resource, build
+from pilotfish.envoy.values import FALSE, address, duration, number, seconds
 from pilotfish.mesh import telemetry, workloads
 from pilotfish.mesh.config import mesh, provider
 from pilotfish.mesh.proxies import View, proxy_config
+
+ZIPKIN = "zipkin"
+"""The cluster of a collector that is named in a proxy's settings."""
 
 _ZIPKIN = "envoy.config.trace.v3.ZipkinConfig"
 
@@ -38,8 +42,8 @@ def tracing(db: Db, view: View, inbound: bool) -> Fields | None:
     if names:
         found = provider(db, names[0])
         made = _provider(db, found, view) if found is not None else None
-    elif settings is not None and settings.zipkin is not None and settings.zipkin.address:
-        made = _zipkin("zipkin", settings.zipkin.address.partition(":")[0])  # the bootstrap's cluster
+    elif (collector := own_collector(db, view)) is not None:
+        made = _zipkin(ZIPKIN, collector[0])
     if made is None:
         return None
     sampling = entry.random_sampling_percentage
@@ -55,6 +59,33 @@ def tracing(db: Db, view: View, inbound: bool) -> Fields | None:
     if settings is not None and settings.max_path_tag_length:
         fields["max_path_tag_length"] = number(settings.max_path_tag_length)
     return fields
+
+
+def own_collector(db: Db, view: View) -> tuple[str, int] | None:
+    """Host and port of the Zipkin collector that a proxy's own settings name (`tracing.zipkin.address`)."""
+    settings = proxy_config(db, view).tracing
+    text = settings.zipkin.address if settings is not None and settings.zipkin is not None else ""
+    host, _, port = text.rpartition(":")
+    return (host, int(port)) if host and port.isdigit() else (text, 9411) if text else None
+
+
+@query
+def zipkin_cluster(db: Db, host: str, port: int, family: str) -> Resource:
+    """The cluster of that collector. Istio's bootstrap has one of this name: there, Envoy keeps its own."""
+    where = {"endpoint": {"address": address(host, port)}}
+    return build(
+        CLUSTER,
+        {
+            "name": ZIPKIN,
+            "alt_stat_name": f"{ZIPKIN};",
+            "type": "STRICT_DNS",
+            "dns_lookup_family": family,
+            "dns_refresh_rate": seconds(30),
+            "respect_dns_ttl": True,
+            "connect_timeout": duration(mesh(db).connect_timeout),
+            "load_assignment": {"cluster_name": ZIPKIN, "endpoints": [{"lb_endpoints": [where]}]},
+        },
+    )
 
 
 def _merge(entries: list[Tracing]) -> Tracing:
