@@ -82,7 +82,7 @@ def test_a_full_disk_refuses_the_write_and_changes_nothing(tmp_path: Path) -> No
 
 def test_the_log_is_moved_into_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long runs of writes do not grow the write-ahead log without end."""
-    monkeypatch.setattr(stores, "CHECKPOINT_EVERY", 50_000)
+    monkeypatch.setattr(stores, "CHECKPOINT_EVERY", 200_000)
     store = Store(tmp_path / "objects.db")
     bucket = store.bucket("/configmaps")
     item = None

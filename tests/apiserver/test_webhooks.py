@@ -7,6 +7,7 @@ import datetime as dt
 import http.server
 import ipaddress
 import json
+import socket
 import ssl
 import threading
 import time
@@ -29,7 +30,7 @@ def _certificate(directory: Path) -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hook")])
     now = dt.datetime.now(dt.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("hook.default.svc")]
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -38,7 +39,7 @@ def _certificate(directory: Path) -> bytes:
         .serial_number(1)
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(key, hashes.SHA256())
     )
     pem = made.public_bytes(serialization.Encoding.PEM)
@@ -289,3 +290,51 @@ def test_conversion(server: ApiServer, hook: Hook, namespace: str) -> None:
     ]
     assert len(hook.seen) == 1
     server.call("DELETE", f"{definitions}/ropes.{group}")
+
+
+def test_a_webhook_behind_a_service(own_server: ApiServer, hook: Hook) -> None:
+    """A Service is reached through the node, under the name NAME.NAMESPACE.svc; without a node the call fails."""
+    hook.answers["/check"] = lambda r: {"allowed": r["name"] != "bad"}
+    port = hook.server.server_address[1]
+    own_server.create(
+        "/api/v1/namespaces/default/services", {"metadata": {"name": "hook"}, "spec": {"ports": [{"port": 443}]}}
+    )
+    service = own_server.call("GET", "/api/v1/namespaces/default/services/hook").json
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE"]}
+    webhook = {
+        "name": "h.example.com",
+        "clientConfig": {
+            "service": {"name": "hook", "namespace": "default", "path": "/check"},
+            "caBundle": hook.bundle,
+        },
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}},
+        "rules": [rule],
+    }
+    path = f"{REGISTRATION}/validatingwebhookconfigurations"
+    own_server.create(path, {"metadata": {"name": "h"}, "webhooks": [webhook]})
+    unreachable = own_server.call("POST", maps("default"), {"metadata": {"name": "good"}})
+    assert unreachable.code == 500
+    assert "the node is not running" in unreachable.json["message"]
+    asked: list[dict[str, Any]] = []
+    with socket.socket(socket.AF_UNIX) as dialer:
+        dialer.bind(str(own_server.data / "run" / "dial.sock"))
+        dialer.listen()
+
+        def dial() -> None:
+            while True:
+                try:
+                    link, _ = dialer.accept()
+                except OSError:
+                    return
+                with link, socket.create_connection(("127.0.0.1", port)) as made:
+                    asked.append(json.loads(link.recv(4096)))
+                    socket.send_fds(link, [b"{}\n"], [made.fileno()])
+
+        thread = threading.Thread(target=dial, daemon=True)
+        thread.start()
+        assert own_server.call("POST", maps("default"), {"metadata": {"name": "good"}}).code == 201
+        assert own_server.call("POST", maps("default"), {"metadata": {"name": "bad"}}).code == 400
+        dialer.shutdown(socket.SHUT_RDWR)
+    assert asked == [{"host": service["spec"]["clusterIP"], "port": 443}]
