@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 from pathlib import Path
@@ -120,7 +121,7 @@ class DialConnector(aiohttp.BaseConnector):
 
 
 def _connection_error(key: ConnectionKey, error: OSError) -> aiohttp.ClientConnectorError:
-    return aiohttp.ClientConnectorError(key, error)
+    return aiohttp.ClientConnectorError(key, OSError(errno.EHOSTUNREACH, str(error)))
 
 
 def unreachable(what: str, error: Exception) -> ApiError:

@@ -23,8 +23,12 @@ from pilotfish.local.apiserver.resource import Object
 
 HISTORY = 1000
 """How many changes of one resource are kept for watches that start in the past and for paged lists."""
-HISTORY_BYTES = 4 << 20
-CHECKPOINT_EVERY = 4 << 20
+HISTORY_BYTES = 2 << 20
+FRESH = 32
+"""Changes of one resource for which what watchers have computed is kept; who lags further computes it again."""
+_PAGES = 16 << 10
+"""What a write adds to the log besides the object: whole pages of tables and trees, bytes."""
+CHECKPOINT_EVERY = 16 << 20
 """Bytes written to the log before a background thread moves them into the database file."""
 
 _encode = msgspec.json.Encoder().encode
@@ -91,6 +95,8 @@ class Bucket:
             dropped = self.log.popleft()
             self.log_bytes -= len(dropped.last.data)
             self.floor = dropped.rv
+        if len(self.log) > FRESH:
+            self.log[-FRESH - 1].shared.clear()
         for listener in tuple(self.listeners):
             listener(change)
 
@@ -180,7 +186,7 @@ class Store:
         obj["metadata"]["resourceVersion"] = str(rv)
         item = Item(rv, _encode(obj))
         self._commit(rv, "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", (bucket.name, key, rv, item.data))
-        self._unsaved += len(item.data) + 200
+        self._unsaved += len(item.data) + _PAGES
         bucket.record(Change(rv, key, old, item, item))
         self._checkpoint()
         return item
@@ -191,7 +197,7 @@ class Store:
         obj["metadata"]["resourceVersion"] = str(rv)
         last = Item(rv, _encode(obj))
         self._commit(rv, "DELETE FROM objects WHERE bucket = ? AND key = ?", (bucket.name, key))
-        self._unsaved += 200
+        self._unsaved += _PAGES
         bucket.record(Change(rv, key, old, None, last))
         self._checkpoint()
         return last

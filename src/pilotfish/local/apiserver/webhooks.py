@@ -61,7 +61,8 @@ class Caller:
         except TimeoutError:
             raise WebhookError(f'Post "{url}?timeout={seconds:g}s": context deadline exceeded') from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise WebhookError(f'Post "{url}?timeout={seconds:g}s": {error}') from None
+            why = error.os_error.strerror or error if isinstance(error, aiohttp.ClientConnectorError) else error
+            raise WebhookError(f'Post "{url}?timeout={seconds:g}s": {why}') from None
         if response.status != 200:
             text = raw[:200].decode(errors="replace")
             raise WebhookError(
