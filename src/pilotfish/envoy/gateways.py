@@ -157,7 +157,7 @@ def _tcp_routes(db: Db, view: View, bound: Bound, spec: Server) -> Iterator[Chai
     caller = Caller.of(db, view, [bound.name])
     passthrough = spec.tls is not None and spec.tls.mode is ServerTLSMode.PASSTHROUGH
     taken: set[object] = set()
-    for head in virtual_services.at_gateway(db, bound.name):
+    for head in virtual_services.at_gateway(db, bound.name, view.namespace):
         if not any(shared(spec, bound.gateway.namespace, head.namespace, h) for h in head.hosts):
             continue
         for one in virtual_service_chains(db, caller, head.ref, spec.port.number, passthrough):
@@ -286,7 +286,7 @@ def route_configurations(db: Db, view: View) -> Mapping[str, Address]:
 
 
 @query
-def served(db: Db, bounds: tuple[Bound, ...]) -> tuple[_Served, ...]:
+def served(db: Db, namespace: str, bounds: tuple[Bound, ...]) -> tuple[_Served, ...]:
     """The hosts of the servers that share a route configuration, in order."""
     found: dict[tuple[str, str, int], _Served] = {}
     by_host: dict[str, list[tuple[str, str, int]]] = {}
@@ -295,7 +295,7 @@ def served(db: Db, bounds: tuple[Bound, ...]) -> tuple[_Served, ...]:
         if spec is None:
             continue
         redirect = spec.tls is not None and spec.tls.https_redirect
-        for head in virtual_services.at_gateway(db, bound.name):
+        for head in virtual_services.at_gateway(db, bound.name, namespace):
             common = (h for host in head.hosts for h in shared(spec, bound.gateway.namespace, head.namespace, host))
             for both in dict.fromkeys(common):
                 key = (both, bound.name, spec.port.number)
@@ -337,7 +337,7 @@ def gateway_virtual_host(db: Db, view: View, host: str, parts: tuple[_Served, ..
 @query
 def gateway_routes(db: Db, view: View, name: str, bounds: tuple[Bound, ...], attempts: bool) -> Resource:
     by_host: dict[str, list[_Served]] = {}
-    for one in served(db, bounds):
+    for one in served(db, view.namespace, bounds):
         by_host.setdefault(one.host, []).append(one)
     made = (gateway_virtual_host(db, view, host, tuple(parts), attempts) for host, parts in by_host.items())
     result = [m for m in made if m is not None]

@@ -65,10 +65,10 @@ def visible(db: Db, namespace: str) -> tuple[Head, ...]:
 
 
 @query
-def at_gateway(db: Db, gateway: str) -> tuple[Head, ...]:
-    """The VirtualServices bound to a gateway (`namespace/name`), oldest first."""
+def at_gateway(db: Db, gateway: str, namespace: str) -> tuple[Head, ...]:
+    """The VirtualServices bound to a gateway (`namespace/name`) that its workload's namespace sees, oldest first."""
     heads = (head(db, ref) for ref in inputs.VIRTUAL_SERVICES_AT(db, gateway))
-    return tuple(sorted(h for h in heads if h is not None and h.hosts))
+    return tuple(sorted(h for h in heads if h is not None and h.hosts and h.seen_by(namespace)))
 
 
 @query
