@@ -30,11 +30,6 @@ SOURCE = Path(pilotfish.__file__).parents[1]
 NOBODY = 65534
 SECONDS = 30.0
 
-CLUSTER_ROLES = ResourceType("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", namespaced=False)
-BINDINGS = ResourceType(
-    "rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False
-)
-
 # Run by root in a mount namespace of its own: shows the given directories to everybody although they lie below a
 # closed home directory, gives the user a range of ids or none, and becomes that user.
 _AS_NOBODY = """
@@ -162,30 +157,12 @@ def fresh(mode: str, *, node: bool = True) -> Iterator[NodeCluster]:
     cluster = NodeCluster(mode, data)
     try:
         cluster.start_server()
-        asyncio.run(_allow_node(cluster))
         if node:
             cluster.start_node()
         yield cluster
     finally:
         cluster.stop()
         shutil.rmtree(top)
-
-
-async def _allow_node(cluster: NodeCluster) -> None:
-    """The node's rights, for an API server that does not bring them."""
-    group = "rbac.authorization.k8s.io"
-    rules = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
-    role = {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": {"name": "test-node"}, "rules": rules}
-    binding = {
-        "apiVersion": f"{group}/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": "test-node"},
-        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "test-node"},
-        "subjects": [{"kind": "Group", "apiGroup": group, "name": "system:nodes"}],
-    }
-    async with cluster.client() as client:
-        await client.create(CLUSTER_ROLES, role)
-        await client.create(BINDINGS, binding)
 
 
 @dataclass

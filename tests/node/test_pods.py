@@ -434,7 +434,7 @@ async def test_deadline(world: World) -> None:
     await world.pod("p", *FOREVER, activeDeadlineSeconds=1)
     pod = await world.phase("p", "Failed")
     assert pod["status"]["reason"] == "DeadlineExceeded"
-    assert "terminated" in container_state(pod)["state"]
+    assert "running" not in container_state(pod)["state"]
 
 
 async def test_memory_limit(world: World) -> None:
