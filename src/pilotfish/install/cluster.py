@@ -12,7 +12,7 @@ from pilotfish.install.charts import Object
 from pilotfish.install.operator import Component, Plan
 from pilotfish.kube.client import Client, Propagation
 from pilotfish.kube.errors import ApiStatusError, KubeError, is_not_found
-from pilotfish.kube.meta import condition_is
+from pilotfish.kube.meta import condition_is, format_selector
 from pilotfish.kube.resources import (
     CONFIG_MAPS,
     CUSTOM_RESOURCE_DEFINITIONS,
@@ -23,6 +23,7 @@ from pilotfish.kube.resources import (
     NAMESPACES,
     NETWORK_POLICIES,
     POD_DISRUPTION_BUDGETS,
+    PODS,
     SERVICE_ACCOUNTS,
     SERVICES,
     VALIDATING_WEBHOOK_CONFIGURATIONS,
@@ -102,10 +103,33 @@ async def install(client: Client, plan: Plan, say: Say, *, dry_run: bool = False
                 say(f"- {obj['kind']} {obj['metadata']['name']} is no longer needed and removed")
 
 
-async def uninstall(client: Client, objects: Sequence[Object]) -> None:
-    """Delete objects, webhooks first and custom kinds last. Raises InstallError."""
-    for obj in sorted(objects, key=lambda obj: -_KINDS[obj["kind"]][0]):
+async def uninstall(client: Client, objects: Sequence[Object], *, patience: float = 30.0) -> None:
+    """Delete objects: webhooks first, then what runs, and when that has ended the rest, custom kinds last.
+
+    What runs may need its rights to the end, to hand over its lease for example. Raises InstallError.
+    """
+    last = sorted(objects, key=lambda obj: -_KINDS[obj["kind"]][0])
+    running = [obj for obj in last if obj["kind"] in {"Deployment", "DaemonSet"}]
+    first = [obj for obj in last if _KINDS[obj["kind"]][0] > _KINDS["DaemonSet"][0]] + running
+    for obj in first:
         await _delete(client, obj)
+    deadline = time.monotonic() + patience
+    while running and time.monotonic() < deadline:
+        if not await _pods(client, running[-1]):
+            running.pop()
+        else:
+            await asyncio.sleep(0.1)
+    for obj in last:
+        if obj not in first:
+            await _delete(client, obj)
+
+
+async def _pods(client: Client, workload: Object) -> list[Object]:
+    labels = format_selector(workload["spec"]["selector"])
+    try:
+        return (await client.list(PODS, workload["metadata"]["namespace"], labels=labels, metadata_only=True)).items
+    except KubeError as error:
+        raise InstallError(str(error)) from error
 
 
 async def owned(client: Client, revision: str = "") -> list[Object]:
