@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from tests.apiserver.builtin import created, make, pod, problems, read, template, updated, workload
+from tests.apiserver.builtin import created, make, of, pod, problems, read, template, updated, workload
 
 Problems = list[tuple[str, str]]
 C = "spec.containers[0]"
@@ -681,3 +681,66 @@ def test_the_template_of_a_job_cannot_change() -> None:
     new = copy.deepcopy(old)
     new["spec"]["template"]["spec"]["containers"][0]["image"] = "other"
     assert problems(read(new), old) == [("Invalid", "spec.template")]
+
+
+NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
+
+
+def true(*kinds: str) -> list[dict[str, str]]:
+    return [{"type": kind, "status": "True", "reason": "R", "lastTransitionTime": NOW} for kind in kinds]
+
+
+ENDED = {"startTime": NOW, "completionTime": LATER, "conditions": true("SuccessCriteriaMet", "Complete")}
+STATUSES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], Problems]] = [
+    ("a job ends", job(), {}, ENDED, []),
+    (
+        "a job ends without a word",
+        job(),
+        {},
+        {"conditions": true("Complete")},
+        [("Invalid", "status.conditions"), ("Required", "status.completionTime"), ("Required", "status.startTime")],
+    ),
+    ("a job ends twice", job(), ENDED, ENDED | {"completionTime": NOW}, [("Invalid", "status.completionTime")]),
+    ("a job goes on", job(), ENDED, {"startTime": NOW}, [("Invalid", "status.conditions")] * 2),
+    ("pods of a job come back", job(), {"failed": 2}, {"failed": 1}, [("Invalid", "status.failed")]),
+    ("pods of an ended job", job(), {}, ENDED | {"active": 1}, [("Invalid", "status.active")]),
+    ("another start", job(), {"startTime": NOW}, {"startTime": LATER}, [("Invalid", "status.startTime")]),
+    ("a negative number", workload("DaemonSet"), {}, {"numberReady": -1}, [("Invalid", "status.numberReady")]),
+    (
+        "parts beyond the whole",
+        workload("ReplicaSet"),
+        {},
+        {"replicas": 1, "readyReplicas": 2},
+        [("Invalid", "status.readyReplicas")],
+    ),
+    (
+        "a condition without reason",
+        make("policy/v1", "PodDisruptionBudget", spec={"minAvailable": 1}),
+        {},
+        {"conditions": [{"type": "A", "status": "Perhaps"}]},
+        [
+            ("NotSupported", "status.conditions[0].status"),
+            ("Required", "status.conditions[0].lastTransitionTime"),
+            ("Required", "status.conditions[0].reason"),
+        ],
+    ),
+    (
+        "less than nothing",
+        make("v1", "PersistentVolumeClaim", spec={}),
+        {},
+        {"phase": "Bound", "capacity": {"storage": "-1"}},
+        [("Invalid", "status.capacity[storage]")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "was", "now", "expected"), [c[1:] for c in STATUSES], ids=[c[0] for c in STATUSES])
+def test_what_a_status_may_say(
+    given: dict[str, Any], was: dict[str, Any], now: dict[str, Any], expected: Problems
+) -> None:
+    """A status update is refused when it contradicts itself or what the status was."""
+    obj = created(given)
+    old, new = (copy.deepcopy(obj) | {"status": status} for status in (was, now))
+    found = of(obj).strategy.validate_status_update(new, old)
+    reasons = [(error.reason.value.removeprefix("FieldValue"), error.path) for error in found]
+    assert sorted(reasons) == sorted(expected)

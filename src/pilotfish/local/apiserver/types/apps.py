@@ -72,10 +72,10 @@ def _counters(path: str, status: Mapping[str, Any], *, at_most_replicas: tuple[s
     for field in at_most_replicas:
         if status.get(field, 0) > replicas:
             why = "cannot be greater than status.replicas"
-            errors.append(FieldError.invalid(f"{path}.{field}", status[field], why))
+            errors.append(FieldError.invalid(f"{path}.{field}", status.get(field, 0), why))
     if at_most_replicas and status.get("availableReplicas", 0) > status.get("readyReplicas", 0):
         why = "cannot be greater than readyReplicas"
-        errors.append(FieldError.invalid(f"{path}.availableReplicas", status["availableReplicas"], why))
+        errors.append(FieldError.invalid(f"{path}.availableReplicas", status.get("availableReplicas", 0), why))
     return errors
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pilotfish.local.apiserver.errors import FieldError
 from pilotfish.local.apiserver.resource import Object
-from pilotfish.local.apiserver.types import cron, pod_defaults, pod_validation, printing
+from pilotfish.local.apiserver.types import cron, job_status, pod_defaults, pod_validation, printing
 from pilotfish.local.apiserver.types import validation as v
 from pilotfish.local.apiserver.types.apps import name_warnings, set_default
 from pilotfish.local.apiserver.types.declare import resource
@@ -118,14 +118,7 @@ class Jobs(Kind):
         return errors + _template_update(spec, was, status_of(old))
 
     def validate_status_update(self, new: Object, old: Object) -> Errors:
-        status, was = status_of(new), status_of(old)
-        errors: Errors = []
-        for field in ("active", "succeeded", "failed", "ready", "terminating"):
-            errors += v.not_negative(f"status.{field}", status.get(field))
-        for kind in ("Failed", "Complete", "FailureTarget", "SuccessCriteriaMet"):
-            if _is_true(was, kind) and not _is_true(status, kind):
-                errors.append(FieldError.invalid("status.conditions", kind, f"cannot take back {kind}=True"))
-        return errors
+        return job_status.validate(new, old)
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
         found = name_warnings(obj) if old is None else []
@@ -133,10 +126,6 @@ class Jobs(Kind):
 
     def field_labels(self, obj: Object) -> Mapping[str, str]:
         return {"status.successful": str(status_of(obj).get("succeeded", 0))}
-
-
-def _is_true(status: Mapping[str, Any], kind: str) -> bool:
-    return any(c.get("type") == kind and c.get("status") == "True" for c in status.get("conditions") or [])
 
 
 def _generated(selector: Mapping[str, Any], labels: Mapping[str, str], meta: Mapping[str, Any]) -> Errors:
@@ -157,7 +146,7 @@ def _generated(selector: Mapping[str, Any], labels: Mapping[str, str], meta: Map
 def _template_update(spec: Spec, was: Spec, status: Mapping[str, Any]) -> Errors:
     """The template of a Job that is suspended and does not run may change its scheduling and resources."""
     template, before = spec.get("template") or {}, was.get("template") or {}
-    if was.get("suspend") and _is_true(status, "Suspended") and not status.get("active"):
+    if was.get("suspend") and job_status.is_true(status, "Suspended") and not status.get("active"):
         template, before = _fixed_part(template), _fixed_part(before)
     return v.immutable("spec.template", template, before)
 
@@ -436,12 +425,12 @@ def _time_zone(spec: Spec) -> Errors:
 def _job_state(obj: Object) -> str:
     status = status_of(obj)
     for kind in ("Complete", "Failed"):
-        if _is_true(status, kind):
+        if job_status.is_true(status, kind):
             return kind
     if obj["metadata"].get("deletionTimestamp"):
         return "Terminating"
     for kind in ("Suspended", "FailureTarget", "SuccessCriteriaMet"):
-        if _is_true(status, kind):
+        if job_status.is_true(status, kind):
             return kind
     return "Running"
 

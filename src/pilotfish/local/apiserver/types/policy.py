@@ -36,7 +36,7 @@ class PodDisruptionBudgets(Kind):
 
     def validate_status_update(self, new: Object, old: Object) -> Errors:
         _ = old
-        errors: Errors = []
+        errors = v.conditions("status.conditions", status_of(new).get("conditions"))
         for field in _COUNTERS:
             errors += v.not_negative(f"status.{field}", status_of(new).get(field))
         return errors

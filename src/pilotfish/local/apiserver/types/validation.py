@@ -33,6 +33,7 @@ _SUBDOMAIN_UNDERSCORE = re.compile(rf"{_LABEL_UNDERSCORE}(\.{_LABEL_UNDERSCORE})
 _WILDCARD = re.compile(rf"\*\.{_LABEL}(\.{_LABEL})*")
 _KEY = re.compile(r"[-._a-zA-Z0-9]+")
 _ENV_NAME = re.compile(r"[ -<>-~]+")
+_REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
 _HEADER = re.compile(r"[-A-Za-z0-9]+")
 _PERCENT = re.compile(r"[0-9]+%")
 _C_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -234,6 +235,37 @@ def annotation_map(path: str, value: Mapping[str, str] | None) -> Errors:
     if size > ANNOTATIONS_LIMIT:
         errors.append(FieldError.too_long(path, ANNOTATIONS_LIMIT))
     return errors
+
+
+def conditions(path: str, found: Iterable[Mapping[str, Any]] | None) -> Errors:
+    """Conditions of the common form: type, status, since when, and a reason."""
+    errors: Errors = []
+    seen: set[str] = set()
+    for i, condition in enumerate(found or ()):
+        where, kind, reason = f"{path}[{i}]", condition.get("type", ""), condition.get("reason", "")
+        if kind in seen:
+            errors.append(FieldError.duplicate(f"{where}.type", kind))
+        seen.add(kind)
+        errors += check(f"{where}.type", kind, qualified_name)
+        if condition.get("status") not in ("True", "False", "Unknown"):
+            allowed = ["False", "True", "Unknown"]
+            errors.append(FieldError.not_supported(f"{where}.status", condition.get("status", ""), allowed))
+        if (condition.get("observedGeneration") or 0) < 0:
+            errors.append(
+                FieldError.invalid(f"{where}.observedGeneration", condition["observedGeneration"], NOT_NEGATIVE)
+            )
+        errors += required(f"{where}.lastTransitionTime", condition.get("lastTransitionTime"))
+        errors += required(f"{where}.reason", reason, _condition_reason)
+        for field, text, limit in (("reason", reason, 1024), ("message", condition.get("message", ""), 32768)):
+            if len(text) > limit:
+                errors.append(FieldError.too_long(f"{where}.{field}", limit))
+    return errors
+
+
+def _condition_reason(reason: str) -> list[str]:
+    if _REASON.fullmatch(reason):
+        return []
+    return ["must be letters, digits, '_', ',' and ':', begin with a letter and end with a letter, a digit or '_'"]
 
 
 def label_selector(path: str, selector: Mapping[str, Any] | None) -> Errors:

@@ -76,6 +76,15 @@ class PersistentVolumeClaims(Kind):
             errors.append(FieldError.forbidden("spec.resources.requests.storage", why))
         return errors + v.immutable("volumeMode", spec_of(new).get("volumeMode"), spec_of(old).get("volumeMode"))
 
+    def validate_status_update(self, new: Object, old: Object) -> Errors:
+        _ = old
+        return [
+            FieldError.invalid(f"status.{field}[{name}]", amount, "must be a valid resource quantity")
+            for field in ("capacity", "allocatedResources")
+            for name, amount in (status_of(new).get(field) or {}).items()
+            if parse(amount) < 0
+        ]
+
     def concerns(self, obj: Object) -> list[str]:
         found = []
         if _BETA_CLASS in (obj["metadata"].get("annotations") or {}):
