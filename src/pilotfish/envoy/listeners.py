@@ -20,6 +20,40 @@ def chain(name: str, filters: Iterable[Fields], match: Mapping[str, Any] | None 
     return fields
 
 
+def distinct(chains: Iterable[Fields]) -> list[Fields]:
+    """The chains without what an earlier one matches already: Envoy refuses a listener with two equal matches.
+
+    A chain keeps the server names and ranges that are still free; it is left out when there are none.
+    """
+    taken: set[tuple[Any, ...]] = set()
+    result = []
+    for one in chains:
+        match = one.get("filter_chain_match", {})
+        names, ranges = match.get("server_names") or [""], match.get("prefix_ranges") or [None]
+        rest = (
+            match.get("destination_port", {}).get("value"),
+            match.get("transport_protocol", ""),
+        )
+        protocols = match.get("application_protocols") or [""]
+
+        def keys(name: str, net: Any, rest: tuple[Any, ...] = rest, protocols: list[str] = protocols) -> set[Any]:
+            where = (net["address_prefix"], net["prefix_len"]["value"]) if net is not None else None
+            return {(name, where, protocol, *rest) for protocol in protocols}
+
+        free_ranges = [r for r in ranges if any(taken.isdisjoint(keys(n, r)) for n in names)]
+        free = [n for n in names if all(taken.isdisjoint(keys(n, r)) for r in free_ranges)]
+        if not free or not free_ranges:
+            continue
+        taken.update(*(keys(n, r) for n in free for r in free_ranges))
+        if len(free) < len(names) or len(free_ranges) < len(ranges):
+            narrowed = {**match, "server_names": free, "prefix_ranges": free_ranges}
+            dropped = ([""], [None])
+            match = {k: v for k, v in narrowed.items() if v not in dropped}
+            one = {**one, "filter_chain_match": match}  # noqa: PLW2901  a narrower copy
+        result.append(one)
+    return result
+
+
 def http_inspector(disabled_on: Iterable[int] = ()) -> Fields:
     fields = extension(
         "envoy.filters.listener.http_inspector", "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
@@ -48,7 +82,7 @@ def listener(
     name: str,
     bind: str,
     port: int,
-    chains: list[Fields],
+    chains: Iterable[Fields],
     *,
     inbound: bool,
     bound: bool,
@@ -67,7 +101,7 @@ def listener(
         "address": {"pipe": {"path": bind.removeprefix("unix://")}}
         if bind.startswith("unix://")
         else address(bind, port),
-        "filter_chains": chains,
+        "filter_chains": distinct(chains),
         "traffic_direction": "INBOUND" if inbound else "OUTBOUND",
         **(more or {}),
     }
