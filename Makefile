@@ -15,6 +15,7 @@ demo: setup ## start the local cluster with Bookinfo in it and say how to reach 
 	@scripts/demo
 
 test: lint ## lint, then all tests (WORKERS=2 at a time)
+	@scripts/setup test
 	@$(PYTHON_TOOLS) pytest -q -n $(WORKERS) --dist loadgroup
 
 lint: setup ## format, style and types

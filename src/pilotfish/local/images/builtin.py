@@ -87,6 +87,12 @@ def _mesh() -> dict[str, Image]:
     return {"*/proxyv2": agent, "*/pilotfish-agent": agent, "*/pilot": daemon, "*/pilotfishd": daemon}
 
 
+def _prometheus() -> Image:
+    """The machine's Prometheus, with the arguments of its usual image."""
+    image = _program("prometheus", "--config.file=/etc/prometheus/prometheus.yml", libraries=True)
+    return replace(image, args=[*image.args, "--storage.tsdb.path=/prometheus"])
+
+
 def _bookinfo() -> dict[str, Image]:
     def service(name: str, **env: str) -> Image:
         return _program(f"bookinfo.{name}", "9080", env=env)
@@ -115,6 +121,7 @@ def _table() -> dict[str, Image]:
     table = {
         **_bookinfo(),
         **_mesh(),
+        "*/prometheus": _prometheus(),
         "*/calculating": _program("calculating"),
         "*/greeting": _program("greeting"),
         "*/examples-helloworld-v1": _program("helloworld", env={"SERVICE_VERSION": "v1"}),
