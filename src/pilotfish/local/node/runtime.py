@@ -23,6 +23,7 @@ from pilotfish.local.node.cgroups import Cgroup
 from pilotfish.local.node.processes import Processes
 
 _encode = msgspec.json.encode
+_START_SECONDS = 30.0
 
 
 class StartError(RuntimeError):
@@ -109,6 +110,7 @@ class Runtime:
             self._discard(bundle)
             raise StartError(f"cannot prepare the container: {error}") from error
         except BaseException:
+            await self.processes.run(self._crun("delete", "--force", container_id))
             self._discard(bundle)
             raise
         return Running(container_id, pid, self.processes.ended(pid), bundle, terminal, cgroup)
@@ -163,7 +165,7 @@ class Runtime:
             if cgroup is not None:
                 argv = cgroup.wrap(argv)
             child = self.processes.spawn(argv, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2])
-            code = await self.processes.ended(child)
+            code = await self._finished(child)
             if code != 0:
                 raise StartError(_explain(log, code))
             pid = int((directory / "pid").read_text())
@@ -172,6 +174,17 @@ class Runtime:
             if console is not None:
                 console.close()
         return pid, master
+
+    async def _finished(self, child: int) -> int:
+        """The exit code of crun, which takes milliseconds; one that hangs is killed and counts as failed."""
+        ended = self.processes.ended(child)
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                return await asyncio.shield(ended)
+        except TimeoutError as error:
+            os.kill(child, signal.SIGKILL)
+            await ended
+            raise StartError(f"crun did not finish within {_START_SECONDS:g} s") from error
 
     async def remove(self, running: Running) -> None:
         """Forget a container that has ended, with its root directory."""
