@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from pilotfish.kube.errors import ConfigError
+from pilotfish.tls import load_key_pair
 
 SERVICE_ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TOKEN_FILE_SECONDS = 60.0  # as client-go: a projected token is renewed long before it ends
@@ -69,16 +70,10 @@ class Config:
 
 
 def _load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes, server: str) -> None:
-    # OpenSSL reads the pair from a file only; an anonymous one never reaches a disk.
-    descriptor = os.memfd_create("client-certificate", os.MFD_CLOEXEC)
     try:
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(certificate.rstrip() + b"\n" + key)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        load_key_pair(context, certificate, key)
     except ssl.SSLError as error:
         raise ConfigError(f"the client certificate and key for {server} do not load or do not match") from error
-    finally:
-        os.close(descriptor)
 
 
 def default_kubeconfig() -> Path:
