@@ -57,7 +57,7 @@ def test_endpoints() -> None:
             }
         ],
     }
-    ready, unready = endpoints(found, SERVICE, lambda namespace, name: POD)
+    ready, unready = endpoints(found, SERVICE, lambda *_: POD)
     assert ready["targets"] == ["10.0.0.1:80"]
     assert ready["labels"][f"{META}service_name"] == "web"
     assert ready["labels"][f"{META}pod_container_name"] == "app"
@@ -74,7 +74,7 @@ def test_services_and_nodes() -> None:
 
 def test_configuration() -> None:
     """Kubernetes discovery becomes files, one for each section; all else stays; unknown roles are refused."""
-    document = {
+    document: dict[str, Any] = {
         "global": {"scrape_interval": "5s"},
         "scrape_configs": [
             {"job_name": "a", "kubernetes_sd_configs": [{"role": "pod"}], "relabel_configs": [{"action": "keep"}]},
