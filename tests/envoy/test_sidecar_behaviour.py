@@ -15,6 +15,11 @@ import aiohttp
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from grpclib.client import Channel
+from grpclib.health.service import Health
+from grpclib.health.v1.health_grpc import HealthStub
+from grpclib.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpclib.server import Server
 from jwt.algorithms import RSAAlgorithm
 from tests.envoy import rig
 from tests.envoy.harness import Case, everything
@@ -333,7 +338,7 @@ spec:
 
 @asynccontextmanager
 async def pair(
-    tmp_path: Path, text: str, port: str, *, tls: bool = True
+    tmp_path: Path, text: str, port: str, *, tls: bool = True, app_port: int = 0
 ) -> AsyncIterator[tuple[Envoy, Envoy, Backend]]:
     """A client's sidecar and a server's. The server's listener has the endpoint's own address and port."""
     client_ip, server_ip = rig.fresh_ip(), rig.fresh_ip()
@@ -350,7 +355,7 @@ spec:
   ingress:
     - port: {{number: 9080, protocol: "{_protocol(port)}", name: p}}
       captureMode: NONE
-      defaultEndpoint: "127.0.0.1:{app.port}"
+      defaultEndpoint: "127.0.0.1:{app_port or app.port}"
 """
         case = Case(f"kind: Proxy\n---\n{service}\n---\n{own}\n---\n{text}")
         server_resources = everything(case.compiler, case.view(labels={"app": "web"}))
@@ -382,6 +387,26 @@ async def test_auto_mtls_end_to_end(tmp_path: Path, port: str) -> None:
         assert reply.name == "app"
         assert "URI=spiffe://cluster.local/ns/default/sa/default" in app.seen[-1]["x-forwarded-client-cert"]
         assert await _handshakes(serving) == 1
+
+
+@pytest.mark.parametrize("port", ["name: grpc", "name: foo"])
+async def test_grpc_end_to_end(tmp_path: Path, port: str) -> None:
+    """gRPC passes both sidecars over mTLS, on a declared port and on a sniffed one, with its trailers."""
+    server = Server([Health()])
+    await server.start("127.0.0.1", 0)
+    app_port = server._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]  # the library has no other way
+    try:
+        async with pair(tmp_path, peer("STRICT"), port, app_port=app_port) as (client, serving, _):
+            async with Channel(client.ip, 80) as channel:
+                channel._authority = "web"
+                reply = await HealthStub(channel).Check(HealthCheckRequest(), timeout=5)
+            assert reply.status == HealthCheckResponse.SERVING
+            assert await _handshakes(serving) == 1
+            stats = await serving.ask("/stats?filter=http2.*rx_reset|downstream_rq_http2_total|downstream_rq_2xx")
+            assert re.search(r"http\.inbound_.*downstream_rq_http2_total: 1", stats), stats
+    finally:
+        server.close()
+        await server.wait_closed()
 
 
 async def test_plaintext_to_who_has_no_sidecar(tmp_path: Path) -> None:
