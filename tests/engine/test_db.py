@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilotfish.engine import CycleError, Db, Index, Input, Query, QueryFailed, query
+from pilotfish.engine import CycleError, Db, Facet, Index, Input, Query, QueryFailed, query
 
 Layer = list[list[tuple[int, int]]]
 
 VALUES: Input[int, int] = Input("value")
+WHOLE: Input[int, int] = Input("whole")
+TENS: Facet[int, int, int] = Facet("tens of whole", WHOLE, lambda _key, value: value // 10)
 EVEN: Index[bool, int, int] = Index("by evenness", VALUES, lambda _key, value: [value % 2 == 0])
 
 
@@ -165,6 +167,35 @@ def test_cut_off_and_provenance() -> None:
     assert ran == ["half"]
     db.put(VALUES, 42, 0)
     assert report(db) == "2 0", "a key that was missing is an input"
+
+
+def test_facets() -> None:
+    """Who reads a part of an input is not even looked at when the rest changes; forks and missing keys work alike."""
+    db = Db()
+    ran: list[str] = []
+
+    @query
+    def tens(db: Db, key: int) -> int | None:
+        ran.append("tens")
+        return TENS(db, key)
+
+    assert tens(db, 1) is None
+    db.put(WHOLE, 1, 42)
+    assert tens(db, 1) == 4
+    db.pin(tens, 1)
+    ran.clear()
+    db.put(WHOLE, 1, 47)
+    assert db.stale() == []
+    assert tens(db, 1) == 4
+    assert not ran
+    assert db.inputs(tens, 1) == ((TENS, (1,)),)
+    fork = db.fork({(WHOLE, 1): 99})
+    assert (tens(fork, 1), tens(db, 1)) == (9, 4)
+    db.put(WHOLE, 1, 52)
+    assert db.stale() == [(tens, (1,))]
+    assert tens(db, 1) == 5
+    db.remove(WHOLE, 1)
+    assert tens(db, 1) is None
 
 
 def test_failure_is_contained_names_its_inputs_and_heals() -> None:
