@@ -135,10 +135,17 @@ class ApiServer:
         return answer.json
 
     def namespace(self) -> str:
-        """A new namespace."""
+        """A new namespace, in which the controllers have made what they make."""
         name = f"test-{os.getpid()}-{next(self._names)}"
         self.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        self.settle(name)
         return name
+
+    def settle(self, namespace: str) -> None:
+        """Wait for what controllers make in a namespace: its root certificate and its account."""
+        path = f"/api/v1/namespaces/{namespace}"
+        wait(lambda: self.call("GET", f"{path}/configmaps/kube-root-ca.crt").code == 200, "the root certificate")
+        wait(lambda: self.call("GET", f"{path}/serviceaccounts/default").code == 200, "the default account")
 
     def account_token(self, namespace: str, name: str = "robot") -> str:
         """A service account and its token."""

@@ -294,6 +294,7 @@ def test_conversion(server: ApiServer, hook: Hook, namespace: str) -> None:
 
 def test_a_webhook_behind_a_service(own_server: ApiServer, hook: Hook) -> None:
     """A Service is reached through the node, under the name NAME.NAMESPACE.svc; without a node the call fails."""
+    own_server.settle("default")
     hook.answers["/check"] = lambda r: {"allowed": r["name"] != "bad"}
     port = hook.server.server_address[1]
     own_server.create(
