@@ -27,6 +27,18 @@ class WebhookError(Exception):
     """The webhook could not be asked, or its answer cannot be read; the text says why."""
 
 
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """The body. Raises ValueError when it is too large."""
+    parts: list[bytes] = []
+    left = MAX_ANSWER
+    async for part in response.content.iter_any():
+        parts.append(part)
+        left -= len(part)
+        if left < 0:
+            raise ValueError(f"the answer is larger than {MAX_ANSWER} bytes")
+    return b"".join(parts)
+
+
 class Caller:
     """Keeps connections to webhooks open between calls."""
 
@@ -57,7 +69,7 @@ class Caller:
                     allow_redirects=False,
                 )
                 async with response:
-                    raw = await response.content.read(MAX_ANSWER) if response.content_length else await response.read()
+                    raw = await _whole(response)
         except TimeoutError:
             raise WebhookError(f'Post "{url}?timeout={seconds:g}s": context deadline exceeded') from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
