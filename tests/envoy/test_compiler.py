@@ -113,6 +113,26 @@ def test_versions_are_stable() -> None:
         assert first.every(one, type_url) == second.every(other, type_url)
 
 
+def test_churn_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services that come and go do not make the graph grow."""
+    monkeypatch.setattr("pilotfish.envoy.compiler._SLACK", 300)
+    compiler = world(service("a"))
+    one = view(compiler, {})
+    compiler.watch(one)
+    compiler.collect()
+    start = len(compiler.db)
+    for number in range(60):
+        for obj in (service(f"s-{number}", ip=f"10.0.1.{number}"), slice_(f"s-{number}", "10.1.1.1")):
+            compiler.world.apply(obj)
+        compiler.changed()
+        for obj in (service(f"s-{number}"), slice_(f"s-{number}", "10.1.1.1")):
+            compiler.world.delete(obj)
+        compiler.changed()
+    assert len(compiler.db) < 3 * start + 300
+    compiler.collect()
+    assert len(compiler.db) == start
+
+
 def test_provenance() -> None:
     """The sources of a resource are the objects it was compiled from."""
     compiler = world(service("a"), service("b"), slice_("a", "10.1.0.1"), routes("a", "a", 1), routes("b", "b", 1))

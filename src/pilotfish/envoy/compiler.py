@@ -35,6 +35,10 @@ class Failed(NamedTuple):
     sources: tuple[ObjectRef, ...]
 
 
+_SLACK = 20_000
+"""So many values may pile up before the graph is looked through for garbage."""
+
+
 class _Held:
     """The resources of one type of a watched view."""
 
@@ -59,6 +63,8 @@ class Compiler:
         self._held: dict[tuple[View, str], _Held] = {}
         self._users: defaultdict[Address, set[Use]] = defaultdict(set)
         self._failed: dict[Address, QueryFailed] = {}
+        self._kept = 0
+        """How many values were left after the last collection."""
 
     def view(self, node: Mapping[str, Any], identity: tuple[str, str] | None = None) -> View:
         """The view of a proxy from its xDS node as JSON; `identity` is its verified (namespace, service account).
@@ -199,11 +205,15 @@ class Compiler:
         for view, type_url in lists:
             if names := self._update(view, type_url):
                 result[view][type_url] |= names
+        if len(self.db) > 2 * self._kept + _SLACK:
+            self.collect()
         return {view: {t: frozenset(names) for t, names in types.items()} for view, types in result.items()}
 
     def collect(self) -> int:
-        """Forget what no watched view stands on any more. Returns how many values."""
-        return self.db.collect()
+        """Forget what no watched view stands on any more; `changed` does it now and then. Returns how many values."""
+        gone = self.db.collect()
+        self._kept = len(self.db)
+        return gone
 
     # What would be
 
@@ -239,6 +249,8 @@ class Compiler:
         """What could not be compiled."""
         result = []
         for address, error in self._failed.items():
+            if address not in self._users and (address[0] not in _LISTS or address[1][0] not in self._watched):
+                continue
             users = sorted((t, n) for _, t, n in self._users.get(address, ())) or [("", address[0].name)]
             cause = f"{type(error.cause).__name__}: {error.cause}"
             sources = _objects(self.db, error.source, error.key) or _objects(self.db, *address)
