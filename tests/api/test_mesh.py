@@ -7,6 +7,7 @@ import pytest
 from pilotfish import api
 from pilotfish.api.mesh import OutboundMode, ProxyConfig, decode_mesh_config, decode_mesh_networks, decode_proxy_config
 from pilotfish.api.meta import Duration
+from pilotfish.api.validation import validate_mesh
 
 
 def test_defaults() -> None:
@@ -82,3 +83,68 @@ def test_networks() -> None:
         "networks: {n1: {endpoints: [{fromRegistry: c1}], gateways: [{address: 1.2.3.4, port: 15443}]}}"
     )
     assert networks.networks["n1"].gateways[0].address == "1.2.3.4"
+
+
+EXPRESSION = "discoverySelectors[0].matchExpressions[0]"
+MATCHER = "defaultConfig.proxyStatsMatcher.inclusionRegexps"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "words"),
+    [
+        ("proxyListenPort: 0", "proxyListenPort", "65535"),
+        ("connectTimeout: 0s", "connectTimeout", "1ms"),
+        ("trustDomain: spiffe://a", "trustDomain", "cluster.local"),
+        ("rootNamespace: a.b", "rootNamespace", "label"),
+        ("defaultServiceExportTo: [a b]", "defaultServiceExportTo[0]", "namespace"),
+        ("localityLbSetting: {distribute: [{from: a, to: {a: 10}}]}", "localityLbSetting.distribute[0].to", "100"),
+        ("defaultHttpRetryPolicy: {attempts: -1}", "defaultHttpRetryPolicy.attempts", "negative"),
+        ("defaultTrafficPolicy: {connectionPool: {}}", "defaultTrafficPolicy.connectionPool", "at least one"),
+        (
+            "discoverySelectors: [{matchExpressions: [{key: a, operator: in}]}]",
+            "discoverySelectors[0].matchExpressions[0].operator",
+            "In, NotIn",
+        ),
+        (
+            "discoverySelectors: [{matchExpressions: [{key: a, operator: In}]}]",
+            "discoverySelectors[0].matchExpressions[0].values",
+            "needs values",
+        ),
+        ("extensionProviders: [{name: a}]", "extensionProviders[3]", "no kind"),
+        ("extensionProviders: [{zipkin: {service: z, port: 1}}]", "extensionProviders[3].name", "required"),
+        ("extensionProviders: [{name: a, zipkin: {service: z}}]", "extensionProviders[3].zipkin.port", "65535"),
+        ("extensionProviders: [{name: a, zipkin: {port: 1}}]", "extensionProviders[3].zipkin.service", "empty"),
+        (
+            "extensionProviders: [{name: a, prometheus: {}, envoyFileAccessLog: {}}]",
+            "extensionProviders[3]",
+            "only one",
+        ),
+        ("defaultProviders: {tracing: [b]}", "defaultProviders.tracing[0]", "extensionProviders"),
+        ("defaultConfig: {concurrency: -1}", "defaultConfig.concurrency", "negative"),
+        ("defaultConfig: {discoveryAddress: istiod}", "defaultConfig.discoveryAddress", "host:port"),
+        ("defaultConfig: {tracing: {sampling: 101}}", "defaultConfig.tracing.sampling", "100"),
+        (
+            "defaultConfig: {proxyStatsMatcher: {inclusionRegexps: ['(']}}",
+            "defaultConfig.proxyStatsMatcher.inclusionRegexps[0]",
+            "RE2",
+        ),
+    ],
+)
+def test_what_is_wrong(text: str, path: str, words: str) -> None:
+    """Each with its path, and nothing else."""
+    errors = validate_mesh(decode_mesh_config(text)[0]).errors
+    assert [error.path for error in errors] == [path]
+    assert words in errors[0].message
+
+
+def test_the_default_configuration_is_right() -> None:
+    """Also the networks and proxies that are."""
+    assert validate_mesh(decode_mesh_config("")[0]) == ([], [])
+    assert validate_mesh(ProxyConfig()) == ([], [])
+    networks, _ = decode_mesh_networks("networks: {a: {endpoints: [{}, {fromCidr: x}], gateways: [{}]}}")
+    assert [error.path for error in validate_mesh(networks).errors] == [
+        "networks[a].endpoints[0]",
+        "networks[a].endpoints[1].fromCidr",
+        "networks[a].gateways[0].port",
+        "networks[a].gateways[0]",
+    ]

@@ -247,8 +247,6 @@ class ConnectionSettings(Api, frozen=True):
 class ProxyConfig(Api, frozen=True):
     """Settings of a proxy: MeshConfig.defaultConfig and the annotation proxy.istio.io/config."""
 
-    ONE_OF = (("serviceCluster", "tracingServiceName"),)
-
     config_path: str = "./etc/istio/proxy"
     binary_path: str = "/usr/local/bin/envoy"
     service_cluster: str = "istio-proxy"

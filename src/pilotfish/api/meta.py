@@ -45,9 +45,10 @@ class Api(
     ALIASES: ClassVar[Mapping[str, str]] = {}
     """Other spellings of a field that the CRD keeps, to the field's JSON name."""
 
-    def has(self, name: str) -> bool:
-        """Whether a field without a default value of its own, named as in JSON, is set."""
-        return getattr(self, _attribute(type(self), name)) is not None
+
+def field_value(message: Api, name: str) -> Any:
+    """A field by its JSON name."""
+    return getattr(message, _attribute(type(message), name))
 
 
 @cache

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 
 from pilotfish.api.config import Config, decode
 from pilotfish.api.errors import DecodeError, FieldError
-from pilotfish.api.meta import Api, Source
-from pilotfish.api.unimplemented import unimplemented
+from pilotfish.api.mesh import MeshConfig, MeshNetworks, ProxyConfig
+from pilotfish.api.meta import Api, Source, field_value
+from pilotfish.api.unimplemented import unimplemented, unimplemented_in
 from pilotfish.api.validation import (
     authorization_policy,
     destination_rule,
     envoy_filter,
     extensions,
     gateway,
+    mesh,
     peer_authentication,
     proxy_config,
     request_authentication,
@@ -28,7 +30,7 @@ from pilotfish.api.validation import (
 from pilotfish.api.validation.report import Report, domain_problem
 from pilotfish.api.visit import visit
 
-__all__ = ["Validation", "validate", "validate_object"]
+__all__ = ["Validation", "validate", "validate_mesh", "validate_object"]
 
 
 class Validation(NamedTuple):
@@ -74,10 +76,7 @@ def validate(config: Config[Api]) -> Validation:
             f"dry run is possible for AuthorizationPolicy only, not {config.kind}",
         )
     for message, path in visit(config.spec, "spec"):
-        for group in message.ONE_OF:
-            given = [name for name in group if message.has(name)]
-            if len(given) > 1:
-                report.error(path, f"only one of {' and '.join(given)} can be set")
+        _check_one_of(report, path, message)
     _CHECKS[config.kind](report, config)
     for path, message_ in config.unknown:
         report.warn(path, message_)
@@ -92,6 +91,29 @@ def validate_object(obj: Mapping[str, Any], source: Source | None = None) -> Val
         return validate(decode(obj, source))
     except DecodeError as error:
         return Validation(list(error.errors), [])
+
+
+def validate_mesh(value: MeshConfig | MeshNetworks | ProxyConfig) -> Validation:
+    """Check the mesh's configuration, its networks, or the configuration of a proxy."""
+    report = Report()
+    for message, path in visit(value, ""):
+        _check_one_of(report, path.removeprefix("."), message)
+    if isinstance(value, MeshConfig):
+        mesh.check_mesh(report, value)
+    elif isinstance(value, MeshNetworks):
+        mesh.check_networks(report, value)
+    else:
+        mesh.check_proxy_config(report, "proxy", value)
+    for path in unimplemented_in(value):
+        report.warn(path, "this is accepted but has no effect yet")
+    return Validation(report.errors, report.warnings)
+
+
+def _check_one_of(report: Report, path: str, message: Api) -> None:
+    for group in message.ONE_OF:
+        given = [name for name in group if field_value(message, name) is not None]
+        if len(given) > 1:
+            report.error(path, f"only one of {' and '.join(given)} can be set")
 
 
 def _digits(name: str) -> str | None:

@@ -108,7 +108,9 @@ def _is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
 
 
-def check_locality(report: Report, path: str, setting: LocalityLbSetting, outlier: OutlierDetection | None) -> None:
+def check_locality(
+    report: Report, path: str, setting: LocalityLbSetting, outlier: OutlierDetection | None, *, mesh_wide: bool = False
+) -> None:
     if setting.distribute and (setting.failover or setting.failover_priority):
         report.error(path, "distribute cannot stand beside failover or failoverPriority")
     if setting.failover:
@@ -127,7 +129,7 @@ def check_locality(report: Report, path: str, setting: LocalityLbSetting, outlie
             report.error(f"{where}.to", f"total locality weight is {sum(share.to.values())}, not 100")
     _check_apart(report, f"{path}.distribute", [share.from_ for share in setting.distribute])
     _check_failover(report, f"{path}.failover", [(failover.from_, failover.to) for failover in setting.failover])
-    if (setting.failover or setting.failover_priority) and outlier is None:
+    if (setting.failover or setting.failover_priority) and outlier is None and not mesh_wide:
         report.warn(
             path, "outlierDetection must be provided for failover; without it failing endpoints are not noticed"
         )
