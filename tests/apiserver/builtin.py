@@ -25,7 +25,7 @@ def of(obj: Object) -> Resource:
 
 
 @functools.cache
-def _schema(definition: str) -> schema.Schema:
+def schema_of(definition: str) -> schema.Schema:
     return schema.compile_definition(definition, types.definitions())
 
 
@@ -33,7 +33,7 @@ def read(given: str | Object) -> Object:
     """An object as it is after decoding and defaulting."""
     obj: Object = yaml.safe_load(given) if isinstance(given, str) else copy.deepcopy(given)
     resource = of(obj)
-    compiled = _schema(resource.definition)
+    compiled = schema_of(resource.definition)
     obj.setdefault("metadata", {}).setdefault("name", "x")
     if resource.namespaced:
         obj["metadata"].setdefault("namespace", "default")
@@ -56,7 +56,7 @@ def created(given: str | Object) -> Object:
 def problems(obj: Object, old: Object | None = None) -> list[tuple[str, str]]:
     """Reason and path of each field error, the reason without `FieldValue`."""
     resource = of(obj)
-    errors = schema.validate(_schema(resource.definition), obj, old) + resource.strategy.validate(obj)
+    errors = schema.validate(schema_of(resource.definition), obj, old) + resource.strategy.validate(obj)
     if old is None:
         errors += resource.strategy.validate_create(obj)
     else:

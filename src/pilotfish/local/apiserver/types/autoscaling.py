@@ -163,7 +163,11 @@ def _to_v1(obj: Object) -> None:
     current = status.pop("currentMetrics", None) or []
     for i, metric in enumerate(current):
         percent = ((metric.get("resource") or {}).get("current") or {}).get("averageUtilization")
-        if metric.get("type") == "Resource" and metric["resource"].get("name") == "cpu" and percent is not None:
+        if (
+            metric.get("type") == "Resource"
+            and (metric.get("resource") or {}).get("name") == "cpu"
+            and percent is not None
+        ):
             status["currentCPUUtilizationPercentage"] = percent
             current = current[:i] + current[i + 1 :]
             break
