@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_BODY = 3 << 20
 """Bytes of a request body, as the real server limits them."""
 
-_JSON = ("application/json", "*/*", "", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream")
+_JSON = ("application/json", "")
 _YAML = ("application/yaml", "application/apply-patch+yaml", "text/yaml", "application/x-yaml")
 _decode = msgspec.json.Decoder().decode
 

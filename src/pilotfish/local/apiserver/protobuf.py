@@ -27,6 +27,7 @@ MEDIA = "application/vnd.kubernetes.protobuf"
 _MAGIC = b"k8s\x00"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SCALAR_ZERO: dict[str, Any] = {"string": "", "int": 0, "bool": False, "double": 0.0, "bytes": ""}
+_NUMBERS = ("int", "bool", "double")
 _UNIONS = {
     "apiextensions.v1.JSONSchemaPropsOrBool": ("schema", "allows"),
     "apiextensions.v1.JSONSchemaPropsOrArray": ("schema", "jSONSchemas"),
@@ -71,7 +72,15 @@ def decode(body: bytes) -> Object:
         raise bad_request("the body does not begin as the protobuf form of Kubernetes does")
     try:
         return _envelope(memoryview(body)[len(_MAGIC) :])
-    except (IndexError, ValueError, struct.error, msgspec.DecodeError, RecursionError) as error:
+    except (
+        IndexError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        struct.error,
+        msgspec.DecodeError,
+        RecursionError,
+    ) as error:
         raise bad_request(f"the protobuf body cannot be read: {error}") from None
 
 
@@ -83,9 +92,9 @@ def _envelope(data: memoryview) -> Object:
         if number == 1:
             for inner, text in _read(value):
                 if inner == 1:
-                    api_version = bytes(text).decode()
+                    api_version = _value("string", text)
                 elif inner == 2:
-                    kind = bytes(text).decode()
+                    kind = _value("string", text)
         elif number == 2:
             raw = value
     type_ = _type_of(api_version, kind)
@@ -151,6 +160,8 @@ def _message(type_: str, data: memoryview) -> Object:
         field = fields.get(number)
         if field is None:
             continue  # written by a newer client
+        if not isinstance(value, memoryview) and (field.name == "^" or field.map):
+            raise ValueError(f"{field.name} is no message")
         if field.name == "^":
             out |= _message(field.type, value)
         elif field.map:
@@ -171,13 +182,15 @@ def _entry(type_: str, data: memoryview) -> tuple[str, Any]:
     value: Any = _SCALAR_ZERO.get(type_, {})
     for number, part in _read(data):
         if number == 1:
-            key = bytes(part).decode()
+            key = _value("string", part)
         else:
             value = _value(type_, part)
     return key, value
 
 
 def _value(type_: str, value: Any) -> Any:
+    if isinstance(value, memoryview) is (type_ in _NUMBERS):
+        raise ValueError(f"a field of type {type_} has another form")
     match type_:
         case "string":
             return bytes(value).decode()
@@ -195,10 +208,10 @@ def _value(type_: str, value: Any) -> Any:
             inner = _first(value, None)
             return msgspec.json.decode(inner) if inner else None
         case "strings":
-            return [bytes(item).decode() for _, item in _read(value)]
+            return [_value("string", item) for _, item in _read(value)]
         case "intstr":
             parts = dict(_read(value))
-            return bytes(parts.get(3, b"")).decode() if parts.get(1) else _value("int", parts.get(2, 0))
+            return _value("string", parts.get(3, memoryview(b""))) if parts.get(1) else _value("int", parts.get(2, 0))
         case "duration":
             return f"{_value('int', dict(_read(value)).get(1, 0)) / 1e9:g}s"
         case "time" | "microtime":
@@ -212,7 +225,7 @@ def _value(type_: str, value: Any) -> Any:
 
 def _first(data: memoryview, default: Any) -> Any:
     for number, value in _read(data):
-        if number == 1:
+        if number == 1 and isinstance(value, memoryview):
             return bytes(value) if default is None else bytes(value).decode()
     return default
 
