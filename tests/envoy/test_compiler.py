@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.envoy.harness import view
+from tests.envoy.harness import message, view
 
 from pilotfish.api import DecodeError
 from pilotfish.envoy import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Compiler, ObjectRef
@@ -208,6 +208,12 @@ def test_failure_keeps_the_last_good_form_and_names_the_object() -> None:
     (failed,) = compiler.errors()
     assert failed.name == name
     assert ObjectRef("EndpointSlice", "default", "a") in failed.sources
+    late = view(compiler, {"namespace": "late"})
+    compiler.watch(late)
+    empty = compiler.one(late, ENDPOINT, name)
+    assert empty is not None, "a proxy that comes now must not wait for what cannot be built"
+    assert not message(ENDPOINT, empty).endpoints  # type: ignore[attr-defined]  # a class made at run time
+    compiler.release(late)
     compiler.world.apply(slice_("a", "10.1.0.8"))
     assert compiler.changed() == {one: {ENDPOINT: {name}}}
     assert compiler.errors() == ()

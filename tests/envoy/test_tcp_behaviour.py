@@ -208,3 +208,20 @@ async def test_all_names_of_a_service(tmp_path: Path) -> None:
             )
             for host in (*names, "web:80", "web.default.svc.cluster.local:80"):
                 assert (await envoy.request(80, host=host)).name == "app", host
+
+
+async def test_dynamic_dns(tmp_path: Path) -> None:
+    """A wildcard host with resolution DYNAMIC_DNS is resolved when it is asked for, and goes to the port asked for."""
+    ip = rig.fresh_ip()
+    async with Backend("app", "127.0.0.1").running() as app:
+        text = """
+kind: Proxy
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: any}
+spec: {hosts: ["*.localhost"], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DYNAMIC_DNS}
+"""
+        case = Case(text)
+        async with rig.running(everything(case.compiler, case.view()), ip, tmp_path) as envoy:
+            assert (await envoy.request(80, host=f"some.localhost:{app.port}")).name == "app"

@@ -21,12 +21,13 @@ from pilotfish.envoy.values import (
     seconds,
     struct,
 )
-from pilotfish.mesh import authentication, destination_rules, endpoints
+from pilotfish.mesh import authentication, destination_rules, endpoints, visibility
 from pilotfish.mesh.config import mesh
 from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.ports import Protocol
 from pilotfish.mesh.proxies import View
 from pilotfish.mesh.services import Port, Resolution, Service, ServiceKey, service
+from pilotfish.mesh.visibility import Scope
 from pilotfish.mesh.workloads import Labels
 
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -162,13 +163,12 @@ def _discovery(
             **_locality_weighted(db, policy),
         }
     if kind == "DYNAMIC":
-        cache = {"name": "dynamic_forward_proxy_cache", "dns_lookup_family": family(client)}
         return {
             "lb_policy": "CLUSTER_PROVIDED",
             "cluster_type": extension(
                 "envoy.clusters.dynamic_forward_proxy",
                 "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
-                {"dns_cache_config": cache},
+                {"dns_cache_config": dns_cache(client)},
             ),
         }
     where = eds.Where.anywhere(client.ipv4, client.ipv6)
@@ -182,6 +182,27 @@ def _discovery(
         "load_assignment": eds.assignment_fields(db, where, found.key, port.number, subset, refs),
         **_locality_weighted(db, policy),
     }
+
+
+def dns_cache(client: Client) -> Fields:
+    """The cache that dynamic clusters and the filter before them share: both must say the same."""
+    return {"name": "dynamic_forward_proxy_cache", "dns_lookup_family": family(client)}
+
+
+def dynamic_filter(view: View) -> Fields:
+    """The HTTP filter that resolves the host of a request to a dynamic cluster; others pass it untouched."""
+    return extension(
+        "envoy.filters.http.dynamic_forward_proxy",
+        "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
+        {"dns_cache_config": dns_cache(Client.of(view))},
+    )
+
+
+@query
+def has_dynamic(db: Db, scope: Scope) -> bool:
+    """Whether any service a proxy sees is resolved at the time of the request."""
+    found = (service(db, *i.key) for listener in visibility.egress(db, scope) for i in listener.services)
+    return any(s is not None and s.resolution is Resolution.DYNAMIC_DNS for s in found)
 
 
 def family(client: Client) -> str:

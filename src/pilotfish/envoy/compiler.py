@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pilotfish.engine import Db, Facet, Input, QueryFailed, Source
 from pilotfish.envoy import envoy_filters, virtual_hosts
 from pilotfish.envoy.outbound_listeners import Address
-from pilotfish.envoy.resource import ROUTE, Resource
+from pilotfish.envoy.resource import ENDPOINT, ROUTE, Resource, field, finish
 from pilotfish.mesh import proxies
 from pilotfish.mesh.proxies import View
 from pilotfish.mesh.world import World
@@ -169,7 +169,7 @@ class Compiler:
             if before.get(name) != address:
                 found = self._take(address, (view, type_url, name))
                 if found is None and address in self._failed:
-                    found = resources.get(name)  # cannot be built: what it was stays
+                    found = resources.get(name) or _empty(type_url, name)  # cannot be built: what it was stays
                 changed |= _set(resources, name, found)
         for name, address in before.items():
             if addresses.get(name) != address:
@@ -259,6 +259,14 @@ class Compiler:
 
 
 _LISTS: Mapping[Any, str] = {source: type_url for type_url, source in envoy_filters.TYPES.items()}
+
+
+def _empty(type_url: str, name: str) -> Resource | None:
+    """What a proxy gets for something that cannot be built and never was, so that it does not wait for it for ever
+    (and with it for all that comes after)."""
+    if type_url == ENDPOINT:
+        return finish(ENDPOINT, name, field(1, name.encode()))
+    return virtual_hosts.assemble(name, []) if type_url == ROUTE else None
 
 
 def _set(resources: dict[str, Resource], name: str, found: Resource | None) -> set[str]:

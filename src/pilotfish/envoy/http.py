@@ -10,7 +10,7 @@ from pilotfish.api.mesh import ForwardClientCertDetails, Normalization, ProxyCon
 from pilotfish.engine import Db
 from pilotfish.envoy import alpn
 from pilotfish.envoy.access_log import loggers
-from pilotfish.envoy.metrics import http_logger
+from pilotfish.envoy.metrics import http_loggers
 from pilotfish.envoy.proto import Fields, extension
 from pilotfish.envoy.tracing import tracing
 from pilotfish.envoy.values import ADS_AT_ONCE, FALSE, TRUE, duration, number, seconds
@@ -50,11 +50,13 @@ def manager(
     routes: Fields,
     *,
     filters: Sequence[Fields] = (),
+    late: Sequence[Fields] = (),
     protocol: Protocol = Protocol.HTTP,
     proxied: bool = False,
 ) -> Fields:
     """A network filter. `routes` is `rds(name)` or `{"route_config": …}`; `filters` are those for policies, which come
-    before all others; `proxied` is for the HTTP proxy listener, where URLs are absolute."""
+    before all others, `late` ones just before the router; `proxied` is for the HTTP proxy listener, where URLs are
+    absolute."""
     settings = proxy_config(db, view)
     inbound = side is Side.INBOUND
     fields: Fields = {
@@ -64,12 +66,11 @@ def manager(
         "use_remote_address": TRUE if side is Side.GATEWAY else FALSE,
         "stream_idle_timeout": seconds(0),
         "upgrade_configs": [{"upgrade_type": "websocket"}],
-        "http_filters": [*filters, *_filters(settings, side, protocol)],
+        "http_filters": [*filters, *_filters(settings, side, protocol, late)],
         **_paths(db),
         **_client_certificate(settings, side),
     }
-    measured = http_logger(db, view, inbound)
-    if logs := [*loggers(db, view, inbound), *([measured] if measured is not None else [])]:
+    if logs := [*loggers(db, view, inbound), *http_loggers(db, view, inbound)]:
         fields["access_log"] = logs
     if (traced := tracing(db, view, inbound)) is not None:
         fields["tracing"] = traced
@@ -107,7 +108,7 @@ def manager(
     return extension("envoy.filters.network.http_connection_manager", HCM, fields)
 
 
-def _filters(settings: ProxyConfig, side: Side, protocol: Protocol) -> Iterable[Fields]:
+def _filters(settings: ProxyConfig, side: Side, protocol: Protocol, late: Sequence[Fields]) -> Iterable[Fields]:
     if protocol is Protocol.GRPC_WEB:
         yield _GRPC_WEB
     yield _GRPC_STATS
@@ -115,6 +116,7 @@ def _filters(settings: ProxyConfig, side: Side, protocol: Protocol) -> Iterable[
         yield alpn.FILTER
     yield _FAULT
     yield _CORS
+    yield from late
     debug = settings.proxy_headers.envoy_debug_headers if settings.proxy_headers is not None else None
     quiet = debug is not None and debug.disabled is True
     yield extension("envoy.filters.http.router", _ROUTER, {"suppress_envoy_headers": True} if quiet else None)

@@ -12,9 +12,14 @@ security policy) and how tags are written (`unknown` for nothing) is filled in w
 | `principal` | URI in the client's certificate | in the server's certificate |
 | `service` | `host~name~namespace` of the cluster, else its name or the route's | the same |
 | `response_code`, `response_flags`, `grpc_response_status` | as Istio names them | the same |
+| `messages` | messages of a gRPC stream, `requests,responses`, on the two metrics that count these | the same |
 
 The description of a workload is `name~namespace~canonical name~canonical revision~cluster~app~version`, put into its
 certificate by the authority, which knows the pod behind a token: it cannot be forged, and it is there for TCP as well.
+
+Envoy's filter for gRPC says its two counts only as one text, which is no number for a counter. So streams are counted
+by these texts, and the agent multiplies. Nearly all streams have one message each way; a scope with a limit of its own
+keeps others from crowding out the rest.
 """
 
 from __future__ import annotations
@@ -30,8 +35,8 @@ from pilotfish.mesh.metrics import REMOVED, MetricSettings, metrics
 from pilotfish.mesh.proxies import View
 
 STATS = "envoy.extensions.access_loggers.stats.v3.Config"
-SCOPE = "istio"
-MAX_SERIES = 20_000
+SCOPE, GRPC_SCOPE = "istio", "istio-grpc"
+MAX_SERIES, MAX_GRPC_SERIES = 20_000, 2_000
 """Series of one kind that a proxy keeps; what exceeds it is dropped and counted by Envoy."""
 DROP = "~"
 """Value of a tag that is taken away when the page is scraped."""
@@ -59,6 +64,12 @@ _HTTP: Mapping[Metric, _Kind] = {
     Metric.REQUEST_SIZE: _Kind("request_bytes", "%DOWNSTREAM_WIRE_BYTES_RECEIVED%", "Bytes"),
     Metric.RESPONSE_SIZE: _Kind("response_bytes", "%DOWNSTREAM_WIRE_BYTES_SENT%", "Bytes"),
 }
+_GRPC: Mapping[Metric, _Kind] = {
+    Metric.GRPC_REQUEST_MESSAGES: _Kind("request_messages_total"),
+    Metric.GRPC_RESPONSE_MESSAGES: _Kind("response_messages_total"),
+}
+_MESSAGES = {"messages": "%FILTER_STATE(envoy.filters.http.grpc_stats:PLAIN)%"}
+_IS_GRPC = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
 _TCP_END: Mapping[Metric, _Kind] = {
     Metric.TCP_CLOSED_CONNECTIONS: _Kind("tcp_connections_closed_total"),
     Metric.TCP_SENT_BYTES: _Kind("tcp_sent_bytes_total", "%BYTES_SENT%"),
@@ -83,9 +94,15 @@ def _tags(inbound: bool, http: bool) -> dict[str, str]:
 
 
 @query
-def http_logger(db: Db, view: View, inbound: bool) -> Fields | None:
-    """The logger of an HTTP connection manager; None when nothing is measured."""
-    return _logger(metrics(db, view.namespace, view.labels, inbound), _HTTP, _tags(inbound, True))
+def http_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
+    """The loggers of an HTTP connection manager: one for requests, one for the messages of gRPC streams."""
+    settings, tags = metrics(db, view.namespace, view.labels, inbound), _tags(inbound, True)
+    result = []
+    if (logger := _logger(settings, _HTTP, tags)) is not None:
+        result.append(logger)
+    if (logger := _logger(settings, _GRPC, tags | _MESSAGES, GRPC_SCOPE, MAX_GRPC_SERIES)) is not None:
+        result.append({**logger, "filter": _IS_GRPC})
+    return tuple(result)
 
 
 @query
@@ -100,7 +117,11 @@ def tcp_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
 
 
 def _logger(
-    settings: Iterable[MetricSettings], kinds: Mapping[Metric, _Kind], tags: Mapping[str, str]
+    settings: Iterable[MetricSettings],
+    kinds: Mapping[Metric, _Kind],
+    tags: Mapping[str, str],
+    scope: str = SCOPE,
+    limit: int = MAX_SERIES,
 ) -> Fields | None:
     counters: list[Fields] = []
     histograms: list[Fields] = []
@@ -121,9 +142,9 @@ def _logger(
         # Shared by name, so that counters outlive an update of their listener.
         "stats_scope": {
             "prefix": SCOPE,
-            "sharing_name": SCOPE,
-            "max_counters": {"value": MAX_SERIES},
-            "max_histograms": {"value": MAX_SERIES},
+            "sharing_name": scope,
+            "max_counters": {"value": limit},
+            "max_histograms": {"value": limit},
         },
         "counters": counters,
         "histograms": histograms,

@@ -282,7 +282,10 @@ def outbound_listener(db: Db, view: View, spec: Spec) -> Resource:
     default: Fields | None = None
     config = mesh(db)
     if spec.rds:
-        http = manager(db, view, Side.OUTBOUND, f"outbound_{spec.name};", rds(spec.rds), proxied=spec.proxied)
+        late = [clusters.dynamic_filter(view)] if clusters.has_dynamic(db, Caller.of(db, view).scope) else []
+        http = manager(
+            db, view, Side.OUTBOUND, f"outbound_{spec.name};", rds(spec.rds), proxied=spec.proxied, late=late
+        )
         match = {} if spec.proxied else {"transport_protocol": "raw_buffer", "application_protocols": list(PLAIN_HTTP)}
         chains.append(chain("", [http], match))
     for one in spec.chains:

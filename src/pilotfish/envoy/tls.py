@@ -145,6 +145,8 @@ def client(
         validation["match_typed_subject_alt_names"] = [
             {"san_type": kind, "matcher": exact(name)} for name in names for kind in _san_types(name)
         ]
+    if settings.ca_crl:
+        validation["crl"] = {"filename": settings.ca_crl}
     mutual = settings.mode is ClientTLSMode.MUTUAL
     root: Fields | None = None
     if settings.credential_name:
@@ -232,6 +234,8 @@ def gateway_server(
         validation["verify_certificate_spki"] = list(settings.verify_certificate_spki)
     if settings.verify_certificate_hash:
         validation["verify_certificate_hash"] = list(settings.verify_certificate_hash)
+    if settings.ca_crl:
+        validation["crl"] = {"filename": settings.ca_crl}
     if asked:
         common["combined_validation_context"] = {
             "default_validation_context": validation,
