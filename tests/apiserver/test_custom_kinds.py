@@ -109,6 +109,29 @@ def test_watches_of_a_kind_end_with_it(server: ApiServer, namespace: str) -> Non
         assert types in (["DELETED"], [])
 
 
+def test_watches_outlive_a_change_of_status(server: ApiServer, namespace: str) -> None:
+    """A write to the status of a definition does not disturb who watches its objects."""
+    group = f"{namespace}.example.com"
+    server.create(DEFINITIONS, definition(group))
+    path = f"/apis/{group}/v1/namespaces/{namespace}/things"
+    with server.watch(path, timeoutSeconds=20) as stream:
+        name = f"{DEFINITIONS}/things.{group}"
+        found = server.call("GET", name).json
+        found["status"]["conditions"].append(
+            {
+                "type": "Odd",
+                "status": "True",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+                "reason": "A",
+                "message": "",
+            }
+        )
+        assert server.call("PUT", f"{name}/status", found).code == 200
+        server.create(path, {"kind": "Thing", "metadata": {"name": "t"}})
+        assert stream.next()["object"]["metadata"]["name"] == "t"
+    server.call("DELETE", f"{DEFINITIONS}/things.{group}")
+
+
 def test_definitions_survive_a_restart(own_server: ApiServer) -> None:
     """Kinds are served again from the first moment."""
     own_server.create(DEFINITIONS, definition("restart.example.com"))
