@@ -151,7 +151,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     server = await loop.create_server(serving, sock=listener, ssl=tls)
     shown = f"[{arguments.address}]" if ":" in arguments.address else arguments.address
     reach = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(shown, shown)  # noqa: S104 (compared, not bound)
-    host = HostLink(data / "run", lambda sock: loop.create_server(serving, sock=sock, ssl=tls), "127.0.0.1")
+    host = HostLink(data / "run", lambda sock: loop.create_server(serving, sock=sock, ssl=tls), arguments.address)
     await host.start()
     _write_kubeconfigs(data, authority, f"https://{reach}:{port}")
     controllers = _start_controllers(data / "pki" / "controllers.kubeconfig")

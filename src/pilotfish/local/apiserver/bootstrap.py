@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import uuid
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from pilotfish.local.apiserver import meta, schema
 from pilotfish.local.apiserver.core import ordered
 from pilotfish.local.apiserver.registry import key_of
 from pilotfish.local.apiserver.resource import Object
+from pilotfish.local.apiserver.types import rbac_bootstrap
 
 if TYPE_CHECKING:
     from pilotfish.local.apiserver.core import Core
@@ -88,17 +88,9 @@ def _slice() -> Object:
 def ensure(core: Core) -> None:
     """Create what is missing; what the user has changed stays."""
     wanted = [*(_namespace(name) for name in NAMESPACES), _service(), _endpoints(), _slice()]
-    wanted += _roles()
+    wanted += rbac_bootstrap.objects()
     for obj in wanted:
         _create(core, obj)
-
-
-def _roles() -> list[Object]:
-    if importlib.util.find_spec("pilotfish.local.apiserver.types.rbac_bootstrap") is None:
-        return []
-    module = importlib.import_module("pilotfish.local.apiserver.types.rbac_bootstrap")
-    objects: list[Object] = module.objects()
-    return objects
 
 
 def _create(core: Core, obj: Object) -> None:

@@ -31,6 +31,7 @@ class CustomKinds:
         self._core: Core | None = None
         self._definitions: dict[str, Object] = {}
         self._of: dict[Resource, str] = {}
+        self._stamps: dict[str, Any] = {}
         self._waking: dict[Resource, set[Callable[[], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -128,6 +129,10 @@ class CustomKinds:
         if not established:
             self._unserve(name)
             return
+        stamp = (definition["metadata"].get("generation"), definition["status"].get("acceptedNames"))
+        if old and self._stamps.get(name) == stamp:
+            return  # only its status has changed: what is served stays, and watches of it go on
+        self._stamps[name] = stamp
         resources = crd.resources_of(definition)
         self.core.registry.set_custom(name, resources, crd.definitions_of(definition))
         for resource in old:

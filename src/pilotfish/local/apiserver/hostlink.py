@@ -92,9 +92,9 @@ class HostLink:
             link.close()
 
     async def _lend(self, link: socket.socket, message: dict[str, Any]) -> None:
-        """Answer with a listener on the machine's loopback, or with why there is none."""
+        """Answer with a listener on the server's own address (the loopback), or with why there is none."""
         number, port = message.get("id"), int(message.get("port", 0))
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener = socket.socket(socket.AF_INET6 if ":" in self._address else socket.AF_INET, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((self._address, port))
