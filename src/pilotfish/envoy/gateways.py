@@ -11,7 +11,7 @@ from pilotfish.envoy import authorization, clusters, endpoints, jwt, resource, r
 from pilotfish.envoy.access_log import listener_loggers
 from pilotfish.envoy.http import Side, manager, rds
 from pilotfish.envoy.listeners import chain, listener, tls_inspector
-from pilotfish.envoy.outbound_listeners import Address, Chain, virtual_service_chains
+from pilotfish.envoy.outbound_listeners import Address, Chain, both_families, virtual_service_chains
 from pilotfish.envoy.proto import Fields, extension
 from pilotfish.envoy.resource import CLUSTER, Resource
 from pilotfish.envoy.routes import Caller, is_catch_all
@@ -82,9 +82,7 @@ def gateway_listener(db: Db, view: View, one: Merged, name: str) -> Resource:
         )
     if one.protocol is Protocol.TLS:
         filters.append(tls_inspector())
-    more: Fields = {}
-    if view.ipv4 and view.ipv6 and not one.bind:
-        more["additional_addresses"] = [{"address": {"socket_address": {"address": "::", "port_value": one.port}}}]
+    more = both_families(view, one.port) if not one.bind else {}
     return listener(
         name,
         bind,

@@ -377,7 +377,6 @@ def _metadata(db: Db, port: Port) -> Fields:
 def _endpoint(db: Db, view: View, port: Port) -> Fields:
     entry = _entry(db, view, port)
     where = entry.default_endpoint if entry is not None else ""
-    bind = bind_address(view)
     if where and not where.startswith(("0.0.0.0:", "[::]:")):
         return _static(port, where)
     if mesh(db).inbound_traffic_policy.mode is InboundMode.LOCALHOST and not where:
@@ -386,7 +385,7 @@ def _endpoint(db: Db, view: View, port: Port) -> Fields:
         "type": "ORIGINAL_DST",
         "lb_policy": "CLUSTER_PROVIDED",
         "cleanup_interval": seconds(60 * DAY),
-        "upstream_bind_config": {"source_address": {"address": bind, "port_value": 0}},
+        "upstream_bind_config": bind_config(view),
     }
     if where:  # the pod's own address, but another port than the one called
         fields["original_dst_lb_config"] = {"upstream_port_override": number(int(where.rpartition(":")[2]))}
@@ -408,9 +407,11 @@ def _static(port: Port, where: str) -> Fields:
     }
 
 
-def bind_address(view: View) -> str:
+def bind_config(view: View) -> Fields:
     """The source of connections to the application: the capture rules let it through, where others would loop."""
-    return "127.0.0.6" if view.ipv4 else "::6"
+    sources = [{"address": a, "port_value": 0} for a, on in (("127.0.0.6", view.ipv4), ("::6", view.ipv6)) if on]
+    extra = {"extra_source_addresses": [{"address": a} for a in sources[1:]]} if len(sources) > 1 else {}
+    return {"source_address": sources[0], **extra}
 
 
 @query
@@ -425,7 +426,7 @@ def passthrough_cluster(db: Db, view: View) -> Resource:
             "lb_policy": "CLUSTER_PROVIDED",
             "connect_timeout": traffic_policy.connection(TrafficPolicy(), mesh(db))["connect_timeout"],
             "circuit_breakers": traffic_policy.circuit_breakers(TrafficPolicy()),
-            "upstream_bind_config": {"source_address": {"address": bind_address(view), "port_value": 0}},
+            "upstream_bind_config": bind_config(view),
             "typed_extension_protocol_options": {
                 clusters.HTTP_OPTIONS: pack(
                     clusters.HTTP_OPTIONS,

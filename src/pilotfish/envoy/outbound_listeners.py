@@ -322,7 +322,11 @@ def outbound_listener(db: Db, view: View, spec: Spec) -> Resource:
         listener_filters=inspectors,
         timeout=config.protocol_detection_timeout if spec.rds else 0,
         access_log=listener_loggers(db, view, False),
-        more={**_balance(view), **_limit(db, view)},
+        more={
+            **_balance(view),
+            **_limit(db, view),
+            **(both_families(view, spec.port) if spec.bind == view.wildcard else {}),
+        },
     )
 
 
@@ -390,12 +394,13 @@ def virtual_outbound(db: Db, view: View) -> Resource:
 
 def capture(view: View, port: int) -> Fields:
     """What capturing listeners add: transparent proxying, and the other address family of a dual-stack pod."""
-    fields: Fields = {}
-    if view.interception == "TPROXY":
-        fields["transparent"] = TRUE
-    if view.ipv4 and view.ipv6:
-        fields["additional_addresses"] = [{"address": address("::", port)}]
-    return fields
+    fields: Fields = {"transparent": TRUE} if view.interception == "TPROXY" else {}
+    return {**fields, **both_families(view, port)}
+
+
+def both_families(view: View, port: int) -> Fields:
+    """The wildcard of the other address family, for a dual-stack pod."""
+    return {"additional_addresses": [{"address": address("::", port)}]} if view.ipv4 and view.ipv6 else {}
 
 
 @query
