@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from pilotfish import api
 from pilotfish.ca.caller import Caller
@@ -13,10 +13,10 @@ from pilotfish.daemon.metrics import Metrics
 from pilotfish.envoy import Compiler
 from pilotfish.envoy.resource import CLUSTER, ENDPOINT, EXTENSION, LISTENER, NAME_TABLE, ROUTE, SECRET, Resource
 from pilotfish.mesh.inputs import Ref
-from pilotfish.mesh.proxies import View
+from pilotfish.mesh.proxies import BadNode, View
 from pilotfish.mesh.world import World
 from pilotfish.xds.fleet import Connection, Fleet
-from pilotfish.xds.requests import Node
+from pilotfish.xds.requests import BadNodeError, Node
 from pilotfish.xds.session import Request, Response, Watch
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class MeshBackend:
         self._feed = feed
         self._metrics = metrics
         self.synced = False
-        self.sources: dict[int, ProxySource] = {}
+        self.on_debug: Callable[[Caller, Request], Awaitable[tuple[str, list[tuple[str, bytes]]]]]
         fleet.compile = self._compile
 
     def ready(self) -> bool:
@@ -90,8 +90,12 @@ class MeshBackend:
             ]
             chosen = (fitting or list(caller.identities))[0]
             identity = (chosen.namespace, chosen.service_account)
+        try:
+            made = ProxySource(self._compiler, node, identity)
+        except BadNode as error:
+            raise BadNodeError(str(error)) from error
         self._metrics.connected.labels(str(node.metadata.get("ISTIO_VERSION", "unknown"))).inc()
-        return ProxySource(self._compiler, node, identity)
+        return made
 
     def disconnected(self, connection: Connection) -> None:
         self._metrics.connected.labels(str(connection.node.metadata.get("ISTIO_VERSION", "unknown"))).dec()
@@ -123,8 +127,8 @@ class MeshBackend:
                     )
         return found
 
-    async def answer(self, connection: Connection, request: Request) -> bytes | None:
-        return None
+    async def debug(self, caller: Caller, request: Request) -> tuple[str, list[tuple[str, bytes]]]:
+        return await self.on_debug(caller, request)
 
     def sent(self, connection: Connection, response: Response, seconds: float) -> None:
         kind = SHORT.get(response.type_url, "unknown")

@@ -10,9 +10,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 from google.protobuf import json_format
+from grpclib import GRPCError, Status
 
 from pilotfish import api
 from pilotfish.ca.caller import Authenticator, Caller, UnauthenticatedError
@@ -26,7 +28,8 @@ from pilotfish.mesh.endpoints import endpoints
 from pilotfish.mesh.services import Resolution, Service, exports, namespaces, service
 from pilotfish.mesh.world import World
 from pilotfish.xds.fleet import Connection, Fleet
-from pilotfish.xds.session import ABSENT
+from pilotfish.xds.service import DEBUG_TYPE
+from pilotfish.xds.session import ABSENT, Request
 
 Object = dict[str, Any]
 ADMIN = "type.googleapis.com/envoy.admin.v3."
@@ -112,6 +115,33 @@ class Debug:
         if allowed(caller, name, self._find(request.query), self._options.namespace):
             return None
         return web.Response(status=403, text="only for proxies of your own namespace\n")
+
+    async def over_xds(self, caller: Caller, request: Request) -> tuple[str, list[tuple[str, bytes]]]:
+        """Debug as tools ask for it over xDS. Types: `istio.io/debug` (a page by name), and `…/syncz`, `…/config_dump`.
+
+        Raises GRPCError for more than one name, an unknown page or proxy, and a caller who may not see it.
+        """
+        names = [*request.names, *request.subscribe]
+        if len(names) > 1:
+            raise GRPCError(Status.INVALID_ARGUMENT, "only one debug request is allowed")
+        page, _, rest = (names[0] if names else "").partition("?")
+        typed = request.type_url.removeprefix(DEBUG_TYPE).lstrip("/")
+        query = dict(parse_qsl(rest)) if not typed else {"proxyID": page}
+        page = typed or page
+        target = self._find(query)
+        if page not in self.pages:
+            raise GRPCError(Status.NOT_FOUND, f"no debug page {page!r}")
+        if not allowed(caller, page, target, self._options.namespace):
+            raise GRPCError(Status.PERMISSION_DENIED, "only for proxies of your own namespace")
+        if typed == "syncz":
+            chosen = [one for one in self._fleet if not query["proxyID"] or query["proxyID"] in one.id]
+            return request.type_url, [(_CLIENT_CONFIG, _client_config(one)) for one in chosen]
+        found = self.pages[page](query)
+        if found is None:
+            raise GRPCError(Status.NOT_FOUND, f"proxy {query.get('proxyID', '')!r} is not connected")
+        if typed == "config_dump":
+            return request.type_url, [_any(one) for one in found["configs"]]
+        return request.type_url, [(DEBUG_TYPE, json.dumps(found).encode())]
 
     def _find(self, query: Mapping[str, str]) -> Connection | None:
         proxy = query.get("proxyID", "")
@@ -277,6 +307,37 @@ def allowed(caller: Caller, page: str, target: Connection | None, system_namespa
     if system_namespace in spaces:
         return True
     return page in OPEN_TO_ALL and target is not None and target.node.namespace in spaces
+
+
+_CLIENT_CONFIG = "type.googleapis.com/envoy.service.status.v3.ClientConfig"
+
+
+def _any(config: Object) -> tuple[str, bytes]:
+    type_url = str(config["@type"])
+    fields = {key: value for key, value in config.items() if key != "@type"}
+    made = proto.from_dict(type_url.removeprefix(proto.TYPE_URL), fields)
+    return type_url, made.SerializeToString(deterministic=True)
+
+
+def _client_config(connection: Connection) -> bytes:
+    """One row of `istioctl proxy-status`."""
+    rows = []
+    for url, watch in connection.session.watches.items():
+        if watch.last_error:
+            status = "ERROR"
+        elif not watch.nonce_sent:
+            status = "NOT_SENT"
+        else:
+            status = "SYNCED" if watch.nonce_acked == watch.nonce_sent else "STALE"
+        row: Object = {"type_url": url, "config_status": status}
+        if watch.last_error:
+            row["error_state"] = {"details": watch.last_error}
+        if when := connection.sent_at.get(url):
+            row["last_updated"] = datetime.fromtimestamp(when, UTC).isoformat()
+        rows.append(row)
+    node = {"id": connection.node.name, "metadata": dict(connection.node.metadata)}
+    fields = {"node": node, "generic_xds_configs": rows}
+    return proto.from_dict(_CLIENT_CONFIG.removeprefix(proto.TYPE_URL), fields).SerializeToString(deterministic=True)
 
 
 def _held(connection: Connection, type_url: str) -> list[Object]:

@@ -94,6 +94,7 @@ class Daemon:
         backend = MeshBackend(self.world, self.compiler, self.fleet, feed, self.metrics)
         authenticate = Authenticator(TokenReviewer(client), self._trust_domain(), options.token_audiences)
         debug = Debug(self.fleet, self.world, feed, options, authenticate, backend.problems)
+        backend.on_debug = debug.over_xds
         http, metrics = readiness(backend.ready), monitoring(self.metrics)
         if options.debug_on_http:
             debug.routes(http)

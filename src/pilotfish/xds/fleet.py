@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,8 +31,6 @@ class Connection:
     source: Source
     connected_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    answers: deque[bytes] = field(default_factory=deque)
-    """Finished responses that belong to no subscription; the stream has one writer, so they wait for it."""
     sent_at: dict[str, float] = field(default_factory=dict)
     """When each type was last sent, seconds since the epoch, by type URL."""
 

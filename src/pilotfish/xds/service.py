@@ -17,13 +17,16 @@ from grpclib.encoding.base import CodecBase
 from grpclib.server import Stream
 
 from pilotfish.ca.caller import Authenticator, Caller, UnauthenticatedError
+from pilotfish.envoy.resource import finish
 from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.requests import BadNodeError, Node, parse
 from pilotfish.xds.session import Request, Response, Session, Source, Watch
+from pilotfish.xds.wire import delta_response, sotw_response
 
 log = logging.getLogger(__name__)
 
 SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
+DEBUG_TYPE = "istio.io/debug"
 HEALTH_TYPE = "type.googleapis.com/istio.v1.HealthInformation"
 """Sent by agents only; nothing is answered."""
 
@@ -49,8 +52,8 @@ class Backend(Protocol):
     def source(self, node: Node, caller: Caller | None) -> Source:
         """The configuration of a proxy whose identity has been checked."""
 
-    async def answer(self, connection: Connection, request: Request) -> bytes | None:
-        """A finished response to a request that is no subscription (debug over xDS), else None."""
+    async def debug(self, caller: Caller, request: Request) -> tuple[str, list[tuple[str, bytes]]]:
+        """What a tool asks: the type of the answer, and its resources as (type URL, bytes). Raises GRPCError."""
 
     def sent(self, connection: Connection, response: Response, seconds: float) -> None: ...
     def refused(self, connection: Connection, watch: Watch) -> None: ...
@@ -100,9 +103,16 @@ class DiscoveryService:
         await self._serve(stream, delta=False)
 
     async def _serve(self, stream: Stream[bytes, bytes], *, delta: bool) -> None:
-        connection = await self._admit(stream, delta=delta)
-        if connection is None:
+        caller = await self._authenticate(stream)
+        body = await stream.recv_message()
+        if body is None:
             return
+        request, node = _parsed(body, delta=delta)
+        if request.type_url.startswith(DEBUG_TYPE):
+            await self._serve_debug(stream, caller, request, delta=delta)
+            return
+        connection = self._admit(stream, caller, node, delta=delta)
+        self._take(connection, request)
         self.fleet.add(connection)
         log.info("%s connected from %s", connection.id, connection.address)
         writer = asyncio.create_task(self._write(stream, connection))
@@ -116,8 +126,8 @@ class DiscoveryService:
             self.on_disconnect(connection)
             log.info("%s disconnected", connection.id)
 
-    async def _admit(self, stream: Stream[bytes, bytes], *, delta: bool) -> Connection | None:
-        """Who is calling, and as which proxy. Raises GRPCError; None when the caller went without a word."""
+    async def _authenticate(self, stream: Stream[bytes, bytes]) -> Caller | None:
+        """Who is calling; None on the plaintext port. Raises GRPCError."""
         caller = None
         if self.authenticate is not None:
             try:
@@ -127,32 +137,53 @@ class DiscoveryService:
                 raise GRPCError(Status.UNAUTHENTICATED, "authentication failure") from error
         if not self.backend.ready():
             raise GRPCError(Status.UNAVAILABLE, "server is not ready to serve discovery information")
-        body = await stream.recv_message()
-        if body is None:
-            return None
-        request, node = _parsed(body, delta=delta)
+        return caller
+
+    def _admit(
+        self, stream: Stream[bytes, bytes], caller: Caller | None, node: Node | None, *, delta: bool
+    ) -> Connection:
+        """The caller as the proxy it says it is. Raises GRPCError when it may not be that."""
         if node is None:
             raise GRPCError(Status.INVALID_ARGUMENT, "missing node information")
         if caller is not None:
             check_identity(node, caller)
+        try:
+            source = self.backend.source(node, caller)
+        except BadNodeError as error:
+            raise GRPCError(Status.INVALID_ARGUMENT, str(error)) from error
         address = (stream.peer.addr() or ("?",))[0]
-        source = self.backend.source(node, caller)
         session = Session(delta, self.control_plane)
-        connection = Connection(self.fleet.next_id(node), node, str(address), caller, session, source)
-        await self._take(connection, request)
-        return connection
+        return Connection(self.fleet.next_id(node), node, str(address), caller, session, source)
+
+    async def _serve_debug(
+        self, stream: Stream[bytes, bytes], caller: Caller | None, request: Request, *, delta: bool
+    ) -> None:
+        """Questions of tools such as `istioctl proxy-status`: each is answered once and nothing is subscribed."""
+        if caller is None:
+            raise GRPCError(Status.UNAUTHENTICATED, "debug over xDS needs an identity")
+        number = 0
+        while True:
+            if not request.nonce:
+                number += 1
+                type_url, found = await self.backend.debug(caller, request)
+                resources = [finish(one_type, str(at), body) for at, (one_type, body) in enumerate(found)]
+                if delta:
+                    answer = delta_response(type_url, str(number), resources, (), self.control_plane)
+                else:
+                    answer = sotw_response(type_url, str(number), resources, self.control_plane)
+                await stream.send_message(answer)
+            body = await stream.recv_message()
+            if body is None:
+                return
+            request, _ = _parsed(body, delta=delta)
 
     async def _read(self, stream: Stream[bytes, bytes], connection: Connection) -> None:
         while (body := await stream.recv_message()) is not None:
             request, _ = _parsed(body, delta=connection.session.delta)
-            await self._take(connection, request)
+            self._take(connection, request)
 
-    async def _take(self, connection: Connection, request: Request) -> None:
+    def _take(self, connection: Connection, request: Request) -> None:
         if request.type_url == HEALTH_TYPE:
-            return
-        if (answer := await self.backend.answer(connection, request)) is not None:
-            connection.answers.append(answer)
-            connection.wake.set()
             return
         watch = connection.session.receive(request)
         if request.error is not None:
@@ -164,8 +195,6 @@ class DiscoveryService:
         while True:
             await connection.wake.wait()
             connection.wake.clear()
-            while connection.answers:
-                await stream.send_message(connection.answers.popleft())
             while (response := self._next(connection)) is not None:
                 started = time.perf_counter()
                 await stream.send_message(response.body)
