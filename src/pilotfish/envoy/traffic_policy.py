@@ -179,7 +179,3 @@ def _slow_start(settings: LoadBalancerSettings) -> Fields | None:
     if settings.warmup_duration_secs is not None:
         return {"slow_start_window": duration(settings.warmup_duration_secs)}
     return None
-
-
-def is_hashed(policy: TrafficPolicy) -> bool:
-    return policy.load_balancer is not None and policy.load_balancer.consistent_hash is not None

@@ -60,13 +60,8 @@ SERVICE_NAMES = Index("Services", SERVICES, _all)
 ALIASES_OF = Index("ExternalName Services of", SERVICES, lambda _r, s: [s.external_name] if s.external_name else [])
 SLICES_OF = Index("EndpointSlices of", ENDPOINT_SLICES, lambda r, s: [Ref(r.namespace, s.service)])
 PODS_IN = Index("Pods in namespace", PODS, _namespace)
-NODE_NAMES = Index("Nodes", NODES, _all)
 VIRTUAL_SERVICES_AT = Index(
     "VirtualServices of gateway", VIRTUAL_SERVICES, lambda _r, c: set(c.spec.gateways or ("mesh",)) | _match_gateways(c)
-)
-VIRTUAL_SERVICES_FOR = Index("VirtualServices for host", VIRTUAL_SERVICES, lambda _r, c: set(c.spec.hosts))
-WILDCARD_VIRTUAL_SERVICES = Index(
-    "VirtualServices with wildcard hosts", VIRTUAL_SERVICES, lambda _r, c: {"" for h in c.spec.hosts if h[:1] == "*"}
 )
 SOURCE_LABEL_MATCHES = Index(
     "VirtualServices that match source labels", VIRTUAL_SERVICES, lambda _r, c: [""] if source_labels(c.spec) else []
