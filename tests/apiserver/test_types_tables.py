@@ -11,7 +11,7 @@ from tests.apiserver.builtin import created, make, of, pod, workload
 from pilotfish.local.apiserver.types import printing
 
 NOW = datetime.now(UTC)
-STARTED = (NOW - timedelta(hours=5, seconds=30)).strftime("%Y-%m-%dT%H:%M:%SZ")
+STARTED = (NOW - timedelta(hours=9, minutes=30)).strftime("%Y-%m-%dT%H:%M:%SZ")
 RUNNING = {"running": {"startedAt": STARTED}}
 
 
@@ -69,7 +69,7 @@ PODS: list[tuple[dict[str, Any], dict[str, Any], str, str, str]] = [
         },
         "0/1",
         "CrashLoopBackOff",
-        "3 (5h ago)",
+        "3 (9h ago)",
     ),
     (
         {},

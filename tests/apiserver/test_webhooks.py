@@ -148,7 +148,7 @@ def test_mutation_and_validation(server: ApiServer, namespace: str, hook: Hook, 
     answer = server.call("POST", maps(namespace), {"metadata": {"name": "c"}})
     assert (answer.code, answer.json["data"]) == (201, {"by": "hook"})
     assert answer.headers["Warning"] == '299 - "take care"'
-    request = hook.seen[-1]
+    request = [one for one in hook.seen if one.get("name") == "c"][-1]  # controllers write ConfigMaps, too
     assert request["userInfo"]["username"] == "kubernetes-admin"
     assert (request["operation"], request["name"], request["namespace"]) == ("CREATE", "c", namespace)
     assert request["object"]["metadata"]["uid"] == answer.json["metadata"]["uid"]
