@@ -47,7 +47,9 @@ DESTINATION = (
     "destination_canonical_revision",
     "destination_cluster",
 )
-_RAW = ("peer", "principal", "service")
+_RAW = ("peer", "principal", "service", "messages")
+MESSAGES = {"request_messages_total": 0, "response_messages_total": 1}
+"""Metrics that count streams by their messages, and which of the two numbers is theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,9 @@ class Workload:
     @classmethod
     def of_peer(cls, description: str, principal: str) -> Workload:
         """From the description in a certificate (`~` between the parts) or of an endpoint (`;`)."""
-        # Anything else is a name in a certificate of somebody outside the mesh.
-        separator = next((one for one in "~;" if one in description), "")
+        # A certificate without an identity of the mesh is somebody's outside, whatever it says.
+        known = "~;" if _PRINCIPAL.fullmatch(principal) else ";"
+        separator = next((one for one in known if one in description), "")
         parts = description.split(separator) if separator else []
         name, namespace, canonical, revision, cluster, app, version = [*parts, *[""] * 7][:7]
         if not namespace and (match := _PRINCIPAL.fullmatch(principal)):
@@ -183,13 +186,22 @@ def rewrite(page: str, own: Workload) -> str:
             text = ",".join(f'{name}="{value}"' for name, value in labels.items())
             key = f"{family}{suffix}{{{text}}}"
             known = series.setdefault(family, {})
-            known[key] = known.get(key, 0.0) + float(match[4])
+            known[key] = known.get(key, 0.0) + float(match[4]) * _messages(match[1], raw)
         else:
             lines.append(line)
     for family, known in series.items():
         lines.append(f"# TYPE {family} {families.get(family, 'untyped')}")
         lines += [f"{key} {_number(value)}" for key, value in known.items()]
     return "\n".join(lines) + "\n"
+
+
+def _messages(metric: str, raw: Mapping[str, str]) -> int:
+    """How often a stream counts: once, or as many times as it had messages."""
+    which = MESSAGES.get(metric)
+    if which is None:
+        return 1
+    found = raw.get("messages", "").partition(",")[2 * which]
+    return int(found) if found.isdecimal() else 0
 
 
 def _number(value: float) -> str:

@@ -341,10 +341,10 @@ class ZipkinContextOption(StrEnum):
 class ZipkinProvider(Api, frozen=True):
     service: str = ""
     port: UInt32 = 0
-    max_tag_length: Annotated[UInt32, UNIMPLEMENTED] = 0
+    max_tag_length: UInt32 = 0
     enable_64bit_trace_id: bool = False
     path: str = ""
-    trace_context_option: Annotated[ZipkinContextOption, UNIMPLEMENTED] = ZipkinContextOption.USE_B3
+    trace_context_option: ZipkinContextOption = ZipkinContextOption.USE_B3
     timeout: Duration | None = None
     headers: tuple[HttpHeader, ...] = ()
 
@@ -459,7 +459,7 @@ class ServiceAttributeEnrichment(StrEnum):
 class OpenTelemetryProvider(Api, frozen=True):
     service: str = ""
     port: UInt32 = 0
-    max_tag_length: Annotated[UInt32, UNIMPLEMENTED] = 0
+    max_tag_length: UInt32 = 0
     http: HttpService | None = None
     grpc: GrpcService | None = None
     resource_detectors: Annotated[ResourceDetectors | None, UNIMPLEMENTED] = None

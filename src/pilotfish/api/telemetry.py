@@ -21,6 +21,12 @@ from pilotfish.api.security import ONE_TARGET, TargetRefs
 
 _TEXT = schema(minLength=1)
 
+EXPIRES = "pilotfish.io/expires"
+"""Annotation of any object: the time (RFC 3339, UTC) from which the control plane takes it for deleted."""
+TRACE_REQUESTS = "telemetry.pilotfish.io/trace-requests"
+"""Annotation of a Telemetry that `pilotfish trace-request` made: the header, as `name` or `name=value`. Such an object
+is added to the Telemetry that holds for a workload and says nothing else."""
+
 
 class WorkloadMode(StrEnum):
     CLIENT_AND_SERVER = "CLIENT_AND_SERVER"
@@ -86,11 +92,11 @@ class Tracing(Api, frozen=True):
     """True: headers are passed on but no spans are sent."""
     custom_tags: Mapping[str, CustomTag] = {}
     """Tags for spans, by name."""
-    use_request_id_for_trace_sampling: Annotated[bool | None, UNIMPLEMENTED] = None
+    use_request_id_for_trace_sampling: bool | None = None
     """Whether the decision is packed into the request ID; default true."""
     enable_istio_tags: bool | None = None
     """Whether spans carry the mesh's own tags; default true."""
-    disable_context_propagation: Annotated[bool | None, UNIMPLEMENTED] = None
+    disable_context_propagation: bool | None = None
     """True: trace headers are not passed on."""
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pilotfish import api
 from pilotfish.api.mesh import decode_mesh_config, decode_mesh_networks
+from pilotfish.api.telemetry import EXPIRES
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Options
 from pilotfish.kube.client import Client
@@ -55,6 +57,7 @@ class Feed:
         self.on_problem: Callable[[], None] = lambda: None
         self._changes: dict[tuple[str, str, str], int] = {}
         self._count = 0
+        self._timers: dict[tuple[str, str, str], asyncio.TimerHandle] = {}
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Start everything; returns when all that is there has been read once."""
@@ -98,8 +101,9 @@ class Feed:
         if is_config:
             self._count += 1
             self._changes[key] = self._count
+        gone = change.new is None or self._expired(obj, key)
         try:
-            different = self._world.delete(obj) if change.new is None else self._world.apply(obj)
+            different = self._world.delete(obj) if gone else self._world.apply(obj)
         except api.DecodeError as error:
             self.problems[key] = str(error)
             self._metrics.rejected_configs.inc(kind, f"{key[1]}/{key[2]}")
@@ -109,6 +113,22 @@ class Feed:
         if different:
             self._metrics.push_triggers.inc(_trigger(kind, is_config=is_config))
             self.on_change()
+
+    def _expired(self, obj: Object, key: tuple[str, str, str]) -> bool:
+        """Whether an object's time is over; if it is still to come, the object goes then."""
+        if (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
+        text = (obj["metadata"].get("annotations") or {}).get(EXPIRES)
+        if text is None:
+            return False
+        try:
+            left = (datetime.fromisoformat(text) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            log.warning("%s %s/%s: annotation %s: %r is not a time such as 2030-01-31T12:00:00Z", *key, EXPIRES, text)
+            return True  # what was meant to end must not stay for ever
+        if left > 0:
+            self._timers[key] = asyncio.get_running_loop().call_later(left, self._changed, Change(obj, obj))
+        return left <= 0
 
     def _crd_changed(self, change: Change) -> None:
         """A kind is watched from when its definition is served. Kinds that go away keep their (empty) informer."""

@@ -53,8 +53,18 @@ _FILE = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
 
 
 @query
+def http_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
+    """The loggers of HTTP connection managers: besides the usual ones those for chosen requests."""
+    usual = loggers(db, view, inbound)
+    if any("filter" not in one for one in usual):
+        return usual  # every request is logged anyhow
+    chosen = telemetry.traced_requests(db, view.namespace, view.labels)
+    return (*usual, *({**_file(db, FileAccessLog(path="/dev/stdout")), "filter": one.filter} for one in chosen))
+
+
+@query
 def loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
-    """The loggers of HTTP connection managers and TCP proxies."""
+    """The loggers of TCP proxies, and the usual ones of HTTP connection managers."""
     config = mesh(db)
     entries = telemetry.access_logging(db, view.namespace, view.labels)
     if not entries and config.access_log_file:

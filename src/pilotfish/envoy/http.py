@@ -8,11 +8,8 @@ from enum import Enum, auto
 from pilotfish.api import Duration
 from pilotfish.api.mesh import ForwardClientCertDetails, Normalization, ProxyConfig
 from pilotfish.engine import Db
-from pilotfish.envoy import alpn
-from pilotfish.envoy.access_log import loggers
-from pilotfish.envoy.metrics import http_loggers
+from pilotfish.envoy import access_log, alpn, metrics, tracing
 from pilotfish.envoy.proto import Fields, extension
-from pilotfish.envoy.tracing import tracing
 from pilotfish.envoy.values import ADS_AT_ONCE, FALSE, TRUE, duration, number, seconds
 from pilotfish.mesh.config import mesh
 from pilotfish.mesh.ports import Protocol
@@ -70,10 +67,9 @@ def manager(
         **_paths(db),
         **_client_certificate(settings, side),
     }
-    if logs := [*loggers(db, view, inbound), *http_loggers(db, view, inbound)]:
+    if logs := [*access_log.http_loggers(db, view, inbound), *metrics.http_loggers(db, view, inbound)]:
         fields["access_log"] = logs
-    if (traced := tracing(db, view, inbound)) is not None:
-        fields["tracing"] = traced
+    fields |= tracing.manager_fields(db, view, inbound)
     if inbound:
         fields["proxy_100_continue"] = True
         if protocol.is_http2:

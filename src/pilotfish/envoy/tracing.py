@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from pilotfish.api.mesh import ExtensionProvider
+from pilotfish.api.mesh import ExtensionProvider, ProxyTag, ProxyTracing, ZipkinContextOption
 from pilotfish.api.telemetry import CustomTag, Tracing
 from pilotfish.engine import Db, query
-from pilotfish.envoy.proto import Fields, extension
+from pilotfish.envoy.proto import Fields, extension, pack
 from pilotfish.envoy.resource import CLUSTER, Resource, build
 from pilotfish.envoy.values import FALSE, address, duration, number, seconds
 from pilotfish.mesh import telemetry, workloads
@@ -22,26 +22,62 @@ ZIPKIN = "zipkin"
 _ZIPKIN = "envoy.config.trace.v3.ZipkinConfig"
 
 
+def _entry(db: Db, view: View, inbound: bool) -> Tracing:
+    """What Telemetry says for one side of a workload's connections."""
+    return _merge(
+        [
+            e
+            for e in telemetry.tracing(db, view.namespace, view.labels)
+            if e.match is None or e.match.mode.value in ("CLIENT_AND_SERVER", "SERVER" if inbound else "CLIENT")
+        ]
+    )
+
+
+def manager_fields(db: Db, view: View, inbound: bool) -> Fields:
+    """What of an HttpConnectionManager is about traces."""
+    fields: Fields = {}
+    if (traced := tracing(db, view, inbound)) is not None:
+        fields["tracing"] = traced
+        if chosen := telemetry.traced_requests(db, view.namespace, view.labels):
+            fields["early_header_mutation_extensions"] = [_forced(chosen)]
+    if _entry(db, view, inbound).use_request_id_for_trace_sampling is False:
+        name = "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"
+        fields["request_id_extension"] = {"typed_config": pack(name, {"use_request_id_for_trace_sampling": FALSE})}
+    return fields
+
+
+def _forced(requests: tuple[telemetry.RequestHeader, ...]) -> Fields:
+    """Has chosen requests traced. Headers are changed early, before Envoy decides on sampling."""
+    mutations = [
+        {
+            "append": {
+                "header": {"key": "x-envoy-force-trace", "value": f"%CEL({one.expression} ? '1' : '')%"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        }
+        for one in requests
+    ]
+    name = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
+    return extension("envoy.http.early_header_mutation.header_mutation", name, {"mutations": mutations})
+
+
 @query
 def tracing(db: Db, view: View, inbound: bool) -> Fields | None:
     """HttpConnectionManager.tracing; None where nothing is traced."""
     config = mesh(db)
     if not config.enable_tracing:
         return None
-    entries = [
-        e
-        for e in telemetry.tracing(db, view.namespace, view.labels)
-        if e.match is None or e.match.mode.value in ("CLIENT_AND_SERVER", "SERVER" if inbound else "CLIENT")
-    ]
-    entry = _merge(entries)
+    entry = _entry(db, view, inbound)
     if entry.disable_span_reporting:
         return None
     settings = proxy_config(db, view).tracing
     names = [p.name for p in entry.providers] or list(config.default_providers.tracing)
-    made = None
+    made, longest = None, settings.max_path_tag_length if settings is not None else 0
     if names:
         found = provider(db, names[0])
         made = _provider(db, found, view) if found is not None else None
+        given = (found.zipkin or found.opentelemetry) if found is not None else None
+        longest = (given.max_tag_length if given is not None else 0) or longest
     elif (collector := own_collector(db, view)) is not None:
         made = _zipkin(ZIPKIN, collector[0])
     if made is None:
@@ -53,11 +89,13 @@ def tracing(db: Db, view: View, inbound: bool) -> Fields | None:
         "client_sampling": number(100),
         "random_sampling": number(sampling),
         "overall_sampling": number(100),
-        "custom_tags": _tags(view, entry),
+        "custom_tags": _tags(view, settings, entry),
         "provider": made,
     }
-    if settings is not None and settings.max_path_tag_length:
-        fields["max_path_tag_length"] = number(settings.max_path_tag_length)
+    if longest:
+        fields["max_path_tag_length"] = number(longest)
+    if entry.disable_context_propagation:
+        fields["no_context_propagation"] = True
     return fields
 
 
@@ -104,7 +142,10 @@ def _provider(db: Db, found: ExtensionProvider, view: View) -> Fields | None:
     if (zipkin := found.zipkin) is not None:
         cluster = telemetry.provider_cluster(db, zipkin.service, zipkin.port)
         host = zipkin.service.rpartition("/")[2]
-        return _zipkin(cluster, host, zipkin.path, short=zipkin.enable_64bit_trace_id) if cluster else None
+        if cluster is None:
+            return None
+        both = zipkin.trace_context_option is ZipkinContextOption.USE_B3_WITH_W3C_PROPAGATION
+        return _zipkin(cluster, host, zipkin.path, short=zipkin.enable_64bit_trace_id, w3c=both)
     if (otel := found.opentelemetry) is not None:
         cluster = telemetry.provider_cluster(db, otel.service, otel.port)
         if cluster is None:
@@ -126,25 +167,28 @@ def _provider(db: Db, found: ExtensionProvider, view: View) -> Fields | None:
     return None
 
 
-def _zipkin(cluster: str, host: str, path: str = "", *, short: bool = False) -> Fields:
-    return extension(
-        "envoy.tracers.zipkin",
-        _ZIPKIN,
-        {
-            "collector_cluster": cluster,
-            "collector_endpoint": path or "/api/v2/spans",
-            "collector_endpoint_version": "HTTP_JSON",
-            "collector_hostname": host,
-            "trace_id_128bit": not short,
-            "shared_span_context": FALSE,
-        },
-    )
+def _zipkin(cluster: str, host: str, path: str = "", *, short: bool = False, w3c: bool = False) -> Fields:
+    fields: Fields = {
+        "collector_cluster": cluster,
+        "collector_endpoint": path or "/api/v2/spans",
+        "collector_endpoint_version": "HTTP_JSON",
+        "collector_hostname": host,
+        "trace_id_128bit": not short,
+        "shared_span_context": FALSE,
+    }
+    if w3c:
+        fields["trace_context_option"] = ZipkinContextOption.USE_B3_WITH_W3C_PROPAGATION.value
+    return extension("envoy.tracers.zipkin", _ZIPKIN, fields)
 
 
-def _tags(view: View, entry: Tracing) -> list[Fields]:
+def _tags(view: View, settings: ProxyTracing | None, entry: Tracing) -> list[Fields]:
+    """Istio's own tags, then those of the proxy's settings, then those of Telemetry."""
     labels = dict(view.labels)
     tags: dict[str, Fields] = {}
-    if entry.enable_istio_tags is not False:
+    wanted = entry.enable_istio_tags
+    if wanted is None and settings is not None:
+        wanted = settings.enable_istio_tags
+    if wanted is not False:
         for name, value in (
             ("istio.canonical_revision", workloads.canonical_revision(labels)),
             ("istio.canonical_service", workloads.canonical_name(labels, view.workload)),
@@ -153,17 +197,18 @@ def _tags(view: View, entry: Tracing) -> list[Fields]:
             ("istio.namespace", view.namespace),
         ):
             tags[name] = {"literal": {"value": value}}
-    for name, tag in entry.custom_tags.items():
+    own: dict[str, CustomTag | ProxyTag] = dict(settings.custom_tags) if settings is not None else {}
+    for name, tag in {**own, **entry.custom_tags}.items():
         if (made := _custom(tag)) is not None:
             tags[name] = made
     return [{"tag": name, **tag} for name, tag in sorted(tags.items())]
 
 
-def _custom(tag: CustomTag) -> Fields | None:
+def _custom(tag: CustomTag | ProxyTag) -> Fields | None:
     if tag.literal is not None:
         return {"literal": {"value": tag.literal.value}}
     if tag.environment is not None:
         return {"environment": {"name": tag.environment.name, "default_value": tag.environment.default_value}}
     if tag.header is not None:
         return {"request_header": {"name": tag.header.name, "default_value": tag.header.default_value}}
-    return {"value": tag.formatter.value} if tag.formatter is not None else None
+    return {"value": tag.formatter.value} if isinstance(tag, CustomTag) and tag.formatter is not None else None

@@ -243,8 +243,14 @@ def environment(context: Context, kind: str) -> list[Object]:
 
 
 def _sent(context: Context) -> Object:
-    """The part of the ProxyConfig that differs from what the agent assumes anyway."""
-    return {key: value for key, value in context.proxy_config.items() if value not in (None, "", {}, [])}
+    """The part of the ProxyConfig that differs from what the agent assumes anyway.
+
+    The mesh's settings for traces are not put into pods, only their own: so they can change without new pods.
+    """
+    found = {key: value for key, value in context.proxy_config.items() if value not in (None, "", {}, [])}
+    if found.get("tracing") == (context.mesh.get("defaultConfig") or {}).get("tracing"):
+        found.pop("tracing", None)
+    return found
 
 
 def resources(context: Context) -> Object:

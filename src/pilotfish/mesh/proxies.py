@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -174,17 +173,17 @@ def _named_ports(metadata: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
         return ()
 
 
-@lru_cache(maxsize=256)
-def _decode(text: str) -> ProxyConfig | None:
+@query
+def _own_config(db: Db, text: str) -> ProxyConfig | None:
     try:
-        return decode_proxy_config(json.loads(text))[0]
+        return decode_proxy_config(json.loads(text), mesh(db).default_config)[0]
     except (DecodeError, ValueError):
         return None  # a proxy's own settings must not break the others' compilation; it gets the mesh's
 
 
 def proxy_config(db: Db, view: View) -> ProxyConfig:
-    """A proxy's settings: those it sent, else the mesh's default."""
-    own = _decode(view.config_json) if view.config_json else None
+    """A proxy's settings: the mesh's defaults as they are now, and over them what it sent."""
+    own = _own_config(db, view.config_json) if view.config_json else None
     return own if own is not None else mesh(db).default_config
 
 

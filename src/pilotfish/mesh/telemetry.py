@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+from typing import NamedTuple
+
 from pilotfish.api import Config, telemetry
-from pilotfish.api.telemetry import AccessLogging, Tracing
+from pilotfish.api.telemetry import TRACE_REQUESTS, AccessLogging, Tracing
 from pilotfish.engine import Db, query
 from pilotfish.mesh import inputs, services
 from pilotfish.mesh.config import mesh, root_namespace
 from pilotfish.mesh.services import ServiceKey
 from pilotfish.mesh.workloads import Labels, selects
+
+HEADER, VALUE = re.compile(r"[A-Za-z0-9-]+"), re.compile(r"[A-Za-z0-9_.:/+=-]*")
+"""What a header of `TRACE_REQUESTS` may be: nothing that ends a format or an expression."""
 
 
 @query
@@ -24,9 +31,44 @@ def levels(db: Db, namespace: str, labels: Labels) -> tuple[telemetry.Telemetry,
     return tuple(result)
 
 
-def _here(db: Db, namespace: str) -> list[Config[telemetry.Telemetry]]:
+def _here(db: Db, namespace: str, *, requests: bool = False) -> list[Config[telemetry.Telemetry]]:
+    """The Telemetry of a namespace, the oldest first; with `requests` those for chosen requests instead."""
     refs = inputs.TELEMETRIES_IN(db, namespace)
-    return sorted((c for r in refs if (c := inputs.TELEMETRIES(db, r)) is not None), key=lambda c: c.age_order)
+    found = [c for r in refs if (c := inputs.TELEMETRIES(db, r)) is not None]
+    return sorted((c for c in found if (TRACE_REQUESTS in c.annotations) is requests), key=lambda c: c.age_order)
+
+
+class RequestHeader(NamedTuple):
+    """Requests that carry a header, with a value (empty: any)."""
+
+    name: str
+    value: str
+
+    @property
+    def expression(self) -> str:
+        """In CEL."""
+        if not self.value:
+            return f"{json.dumps(self.name)} in request.headers"
+        return f"request.headers[{json.dumps(self.name)}] == {json.dumps(self.value)}"
+
+    @property
+    def filter(self) -> dict[str, object]:
+        """As Envoy's filter of access logs."""
+        match = {"string_match": {"exact": self.value}} if self.value else {"present_match": True}
+        return {"header_filter": {"header": {"name": self.name, **match}}}
+
+
+@query
+def traced_requests(db: Db, namespace: str, labels: Labels) -> tuple[RequestHeader, ...]:
+    """Requests to be traced and logged whatever the rest says, for `pilotfish trace-request`."""
+    found: dict[RequestHeader, None] = {}
+    for level in dict.fromkeys((root_namespace(db), namespace)):
+        for c in _here(db, level, requests=True):
+            if selects(_selector(c), labels):
+                name, _, value = c.annotations[TRACE_REQUESTS].partition("=")
+                if HEADER.fullmatch(name) and VALUE.fullmatch(value):
+                    found[RequestHeader(name.lower(), value)] = None
+    return tuple(found)
 
 
 def _selector(config: Config[telemetry.Telemetry]) -> dict[str, str]:
