@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pilotfish.api.mesh import MeshConfig
 from pilotfish.envoy import CLUSTER, ENDPOINT, LISTENER, ROUTE, Compiler
 from pilotfish.mesh import World
 
@@ -148,6 +149,13 @@ def main() -> None:
         },
         "",
     )
+
+    settings = []
+    for round_ in range(5):
+        config_ = MeshConfig(ingress_class=str(round_))
+        settings.append(timed(lambda config_=config_: (world.set_mesh(config_), compiler.changed())))  # type: ignore[misc]  # bound
+    median = statistics.median(settings)
+    print(f"{'a MeshConfig field no proxy depends on':44}{median * 1e6:10.0f} µs   1/{cold / median:.0f} of cold")
 
 
 def pod_with_label(n: int) -> dict[str, Any]:

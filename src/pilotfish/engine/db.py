@@ -394,6 +394,11 @@ class Db:
                 gone += 1
         return gone
 
+    @property
+    def recording(self) -> bool:
+        """Whether a query is running, so that reads are recorded."""
+        return self._reads is not None
+
     def __len__(self) -> int:
         return sum(map(len, self._tables.values()))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import msgspec
 
 from pilotfish.api.mesh import BUILT_IN_PROVIDERS, ExtensionProvider, MeshConfig, MeshNetworks
-from pilotfish.engine import Db, Input, query
+from pilotfish.engine import Db, Facet, Input, query
 from pilotfish.mesh import inputs
 from pilotfish.mesh.inputs import Ref
 
@@ -27,7 +29,34 @@ SETTINGS: Input[str, Settings] = Input("settings")
 _DEFAULT_MESH, _DEFAULT_SETTINGS = MeshConfig(), Settings()
 
 
+_SETTINGS_OF_MESH: dict[str, Facet[str, MeshConfig, Any]] = {
+    name: Facet("MeshConfig", MESH, lambda _key, config, name=name: getattr(config, name))  # type: ignore[misc]  # bound now
+    for name in MeshConfig.__struct_fields__
+}
+
+
+class _Recorded:
+    """The mesh configuration as a query sees it: each setting it looks at is a read of its own."""
+
+    __slots__ = ("db",)
+
+    def __init__(self, db: Db) -> None:
+        self.db = db
+
+    def __getattr__(self, name: str) -> Any:
+        found = _SETTINGS_OF_MESH.get(name)
+        if found is None:
+            raise AttributeError(name)
+        return found(self.db, "") if _GIVEN(self.db, "") else getattr(_DEFAULT_MESH, name)
+
+
+_GIVEN: Facet[str, MeshConfig, bool] = Facet("MeshConfig", MESH, lambda _key, _config: True)
+
+
 def mesh(db: Db) -> MeshConfig:
+    """The mesh configuration. A query that asks for it depends only on the settings it looks at."""
+    if db.recording:
+        return cast("MeshConfig", _Recorded(db))
     return MESH(db, "") or _DEFAULT_MESH
 
 
@@ -62,5 +91,4 @@ def discovered(db: Db, namespace: str) -> bool:
 @query
 def provider(db: Db, name: str) -> ExtensionProvider | None:
     """An extension provider by name; the built-in ones are always there."""
-    found = mesh(db).provider(name)
-    return found or next((p for p in BUILT_IN_PROVIDERS if p.name == name), None)
+    return next((p for p in (*mesh(db).extension_providers, *BUILT_IN_PROVIDERS) if p.name == name), None)
