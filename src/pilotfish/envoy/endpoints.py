@@ -14,7 +14,7 @@ from pilotfish.envoy import proto
 from pilotfish.envoy.proto import Fields
 from pilotfish.envoy.resource import ENDPOINT, Resource, field, finish
 from pilotfish.envoy.values import address, number, struct
-from pilotfish.mesh import authentication, destination_rules, endpoints, workloads
+from pilotfish.mesh import authentication, destination_rules, endpoints, networks, workloads
 from pilotfish.mesh.config import mesh, settings
 from pilotfish.mesh.endpoints import Endpoint, Health
 from pilotfish.mesh.inputs import Ref
@@ -169,6 +169,8 @@ def groups(db: Db, where: Where, key: ServiceKey, port: int, subset: str, refs: 
         and not (found.local_only and where.node and e.node != where.node)
         and not (drop_unhealthy and e.health is Health.UNHEALTHY)
     ]
+    capable = frozenset(i for i, e in enumerate(here) if where.network and mtls_capable(db, e))
+    here = networks.reachable(db, where.network, here, capable)
     by_locality: defaultdict[Locality, list[Endpoint]] = defaultdict(list)
     for e in here:
         by_locality[e.locality].append(e)

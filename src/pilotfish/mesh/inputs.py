@@ -57,6 +57,11 @@ def _all(_ref: Ref, _value: object) -> list[str]:
 
 SERVICES_IN = Index("Services in namespace", SERVICES, _namespace)
 SERVICE_NAMES = Index("Services", SERVICES, _all)
+NETWORK_GATEWAYS = Index(
+    "Services that are gateways of network",
+    SERVICES,
+    lambda _r, s: [s.labels["topology.istio.io/network"]] if "topology.istio.io/network" in s.labels else [],
+)
 ALIASES_OF = Index("ExternalName Services of", SERVICES, lambda _r, s: [s.external_name] if s.external_name else [])
 SLICES_OF = Index("EndpointSlices of", ENDPOINT_SLICES, lambda r, s: [Ref(r.namespace, s.service)])
 PODS_IN = Index("Pods in namespace", PODS, _namespace)
