@@ -469,3 +469,16 @@ async def test_websocket(tmp_path: Path) -> None:
     ):
         await socket.send_str("hello")
         assert (await socket.receive_str(timeout=5)) == "hello"
+
+
+async def test_the_upgrade_between_proxies_is_not_the_applications(tmp_path: Path) -> None:
+    """With `h2UpgradePolicy: UPGRADE` on its service, an application that speaks HTTP/1.1 still gets HTTP/1.1."""
+    rule = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web, namespace: default}
+spec: {host: web, trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}}
+"""
+    async with server(tmp_path, rule) as (envoy, app):
+        answer = await call(envoy, app.port)
+        assert (answer.status, answer.name) == (200, "app")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pilotfish.api import networking
 from pilotfish.api.mesh import InboundMode
-from pilotfish.api.networking.destination_rule import ConnectionPoolSettings, H2UpgradePolicy, TrafficPolicy
+from pilotfish.api.networking.destination_rule import ConnectionPoolSettings, TrafficPolicy
 from pilotfish.api.networking.sidecar import CaptureMode, IngressListener
 from pilotfish.api.security import MutualTLSMode
 from pilotfish.engine import Db, query
@@ -343,11 +343,12 @@ def cluster(db: Db, view: View, port: Port) -> Resource:
     if common := traffic_policy.common_http(policy):
         options["common_http_protocol_options"] = common
     http = policy.connection_pool.http if policy.connection_pool is not None else None
-    upgraded = http is not None and http.h2_upgrade_policy is H2UpgradePolicy.UPGRADE
-    if port.protocol.is_http2 or (upgraded and port.protocol.is_http):
-        options["explicit_http_config"] = {"http2_protocol_options": traffic_policy.http2(policy)}
-    elif port.protocol is Protocol.AUTO:
+    as_it_came = http is not None and http.use_client_protocol and not port.protocol.is_tcp
+    # h2UpgradePolicy is for connections between proxies: the application gets the protocol its port declares
+    if port.protocol is Protocol.AUTO or as_it_came:
         options["use_downstream_protocol_config"] = {"http_protocol_options": {}, "http2_protocol_options": {}}
+    elif port.protocol.is_http2:
+        options["explicit_http_config"] = {"http2_protocol_options": traffic_policy.http2(policy)}
     elif options:
         options["explicit_http_config"] = {"http_protocol_options": {}}
     if options:
