@@ -24,6 +24,7 @@ COMMANDS = {
     "manifest": "Show what would be installed.",
     "reset": "Stop the local cluster and forget all its objects.",
     "status": "Show what runs, where, and what it uses.",
+    "trace-request": "Trace and log the requests that carry a header, for some time.",
     "uninstall": "Remove the mesh.",
     "up": "Start the local cluster, or what of it does not run.",
     "upgrade": "Bring an installed mesh to this version.",

@@ -28,7 +28,7 @@ timeout = click.option(
     "patience",
     default="5m",
     show_default=True,
-    callback=lambda _ctx, _parameter, value: _seconds(value),
+    callback=lambda _ctx, _parameter, value: seconds(value),
     help="How long to wait until everything works.",
 )
 revision = click.option(
@@ -84,7 +84,7 @@ def with_client(kubeconfig: Path | None, context: str | None, work: Callable[[Cl
         raise UserError(str(error)) from error
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     if not text or match is None:
         raise click.BadParameter(f"{text!r} is not a duration; write for example 90s or 5m")
