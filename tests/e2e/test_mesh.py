@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -494,3 +495,54 @@ def test_ordinary_users_have_the_whole_mesh() -> None:
         strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default}\n"
         cluster.apply(strict + "spec: {mtls: {mode: STRICT}}\n", BOOKS)
         assert "Simple Bookstore App" in page()
+
+
+def test_gateway_certificates_come_from_secrets(mesh: Mesh, tmp_path: Path) -> None:
+    """HTTPS with the certificate that the Gateway names; a renewed Secret is served without a restart.
+
+    The gateway's account may list Secrets. One that may not gets none, whatever its Gateway names.
+    """
+
+    def secret(common_name: str) -> str:
+        pair = [str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")]
+        names = ("-subj", f"/CN={common_name}", "-addext", "subjectAltName=DNS:secure.book.example.com")
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+        subprocess.run([*command, "-keyout", pair[0], "-out", pair[1]], check=True, capture_output=True)
+        options = ("--key", pair[0], "--cert", pair[1], "--dry-run=client", "-o", "yaml")
+        return mesh.cluster.kubectl("create", "secret", "tls", "book-cert", "-n", "istio-ingress", *options)
+
+    def served() -> str:
+        resolve = ("--resolve", "secure.book.example.com:8443:127.0.0.1")
+        return curl("-kv", *resolve, "https://secure.book.example.com:8443/productpage")[1]
+
+    gateway = """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: secure}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 8443, name: https, protocol: HTTPS}
+    hosts: [secure.book.example.com]
+    tls: {mode: SIMPLE, credentialName: book-cert}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: secure}
+spec:
+  hosts: [secure.book.example.com]
+  gateways: [secure]
+  http: [{route: [{destination: {host: productpage, port: {number: 9080}}}]}]
+"""
+    mesh.apply(secret("first"), "istio-ingress")
+    with mesh.objects(gateway):
+        wait_until(lambda: "CN=first" in served() and "Simple Bookstore App" in served(), "the first certificate", 30)
+        mesh.apply(secret("second"), "istio-ingress")
+        wait_until(lambda: "CN=second" in served(), "the renewed certificate", 30)
+        mesh.cluster.kubectl("delete", "rolebinding", "-n", "istio-ingress", "istio-ingressgateway-sds")
+        for place, name in (("istio-system", "istiod"), ("istio-ingress", "istio-ingressgateway")):
+            mesh.cluster.kubectl("rollout", "restart", "-n", place, f"deploy/{name}")
+            mesh.cluster.kubectl("rollout", "status", "-n", place, f"deploy/{name}")
+        wait_until(lambda: mesh.page()[0] == 200, "the plain server goes on", 30)
+        assert "CN=second" not in served()
+        mesh.cluster.kubectl("apply", "-f", str(SAMPLES / "ingress" / "ingress.yaml"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -36,12 +37,16 @@ SHORT = {
 class ProxySource:
     """The configuration of one connected proxy. Its view follows the proxy's pod: labels may change while it runs."""
 
-    def __init__(self, compiler: Compiler, node: Node, identity: tuple[str, str] | None) -> None:
+    def __init__(self, compiler: Compiler, node: Node) -> None:
         self._compiler = compiler
         self._node = node.json()
-        self._identity = identity
-        self.view: View = compiler.view(self._node, identity)
+        self._identity: tuple[str, str] | None = None
+        self.view: View = compiler.view(self._node, None)
         compiler.watch(self.view)
+
+    def trust(self, identity: tuple[str, str]) -> None:
+        """From the next refresh on the proxy gets what only this (namespace, service account) may have: secrets."""
+        self._identity = identity
 
     def refresh(self) -> bool:
         """Look whether the proxy has become another view; True when it has."""
@@ -66,7 +71,17 @@ class ProxySource:
 class MeshBackend:
     """Implements `xds.service.Backend` on a world and its compiler."""
 
-    def __init__(self, world: World, compiler: Compiler, fleet: Fleet, feed: Feed, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        world: World,
+        compiler: Compiler,
+        fleet: Fleet,
+        feed: Feed,
+        metrics: Metrics,
+        may_read_secrets: Callable[[str, str], Awaitable[bool]],
+    ) -> None:
+        self._may_read_secrets = may_read_secrets
+        self._tasks: set[asyncio.Future[None]] = set()
         self._world = world
         self._compiler = compiler
         self._fleet = fleet
@@ -91,11 +106,20 @@ class MeshBackend:
             chosen = (fitting or list(caller.identities))[0]
             identity = (chosen.namespace, chosen.service_account)
         try:
-            made = ProxySource(self._compiler, node, identity)
+            made = ProxySource(self._compiler, node)
         except BadNode as error:
             raise BadNodeError(str(error)) from error
+        if identity is not None:
+            task = asyncio.ensure_future(self._trust(made, identity))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         self._metrics.connected.labels(str(node.metadata.get("ISTIO_VERSION", "unknown"))).inc()
         return made
+
+    async def _trust(self, source: ProxySource, identity: tuple[str, str]) -> None:
+        if await self._may_read_secrets(*identity):
+            source.trust(identity)
+            self._fleet.changed()
 
     def disconnected(self, connection: Connection) -> None:
         self._metrics.connected.labels(str(connection.node.metadata.get("ISTIO_VERSION", "unknown"))).dec()

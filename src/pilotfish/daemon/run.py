@@ -27,8 +27,10 @@ from pilotfish.daemon.certificates import ServingCertificate
 from pilotfish.daemon.debug import Debug
 from pilotfish.daemon.feed import Feed
 from pilotfish.daemon.http import listen, monitoring, readiness
+from pilotfish.daemon.jwks import KeySets
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Address, Options
+from pilotfish.daemon.secret_access import SecretAccess
 from pilotfish.daemon.status import StatusWriter
 from pilotfish.daemon.webhook_config import WebhookPatcher
 from pilotfish.daemon.webhooks import ContextOf, webhooks
@@ -91,7 +93,7 @@ class Daemon:
         options = self.options
         informers = Informers(client)
         feed = Feed(client, informers, self.world, options, self.metrics)
-        backend = MeshBackend(self.world, self.compiler, self.fleet, feed, self.metrics)
+        backend = MeshBackend(self.world, self.compiler, self.fleet, feed, self.metrics, SecretAccess(client))
         authenticate = Authenticator(TokenReviewer(client), self._trust_domain(), options.token_audiences)
         debug = Debug(self.fleet, self.world, feed, options, authenticate, backend.problems)
         backend.on_debug = debug.over_xds
@@ -111,6 +113,7 @@ class Daemon:
         backend.synced = True
         await self._serve_grpc(tasks, client, backend, serving)
         await self._listen(tasks, webhooks(self.metrics, self._injection(feed)), options.https, serving)
+        tasks.create_task(KeySets(self.world, self.fleet.changed).run(), name="key sets")
         status = StatusWriter(client, backend.problems)
         self.fleet.after_push = feed.on_problem = status.look
         tasks.create_task(self._lead(client, informers, serving, status), name="leader election")
