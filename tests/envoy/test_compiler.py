@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.envoy import rig
 from tests.envoy.harness import message, view
 
 from pilotfish.api import DecodeError
@@ -190,6 +192,35 @@ def test_invalid_objects_are_left_out_and_leave_what_was_there() -> None:
     with pytest.raises(DecodeError, match=r"VirtualService default/a: spec.http\[0\].match\[0\].uri.regex: .*RE2"):
         compiler.world.apply(bad)
     assert compiler.changed() == {}
+
+
+def test_a_certificate_that_does_not_fit_its_key_is_contained() -> None:
+    """The pair before stays in force, the cause names the Secret, and a pair that fits cures it."""
+
+    def secret(chain: bytes, key: bytes) -> dict[str, Any]:
+        data = {"tls.crt": b64encode(chain).decode(), "tls.key": b64encode(key).decode()}
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "default"}, "data": data}
+
+    tls = {"mode": "SIMPLE", "credentialName": "s"}
+    server = {"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["a.test"], "tls": tls}
+    first, second = rig.AUTHORITY.issue("a.test"), rig.AUTHORITY.issue("a.test")
+    compiler = world(
+        config("Gateway", "g", {"selector": {"istio": "gw"}, "servers": [server]}), secret(first.chain, first.key)
+    )
+    one = view(compiler, {"type": "router", "labels": {"istio": "gw"}})
+    compiler.watch(one)
+    good = compiler.one(one, SECRET, "kubernetes://s")
+    assert good is not None
+    for chain, key in ((second.chain, first.key), (b"no", first.key), (first.chain, b"no")):
+        compiler.world.apply(secret(chain, key))
+        assert compiler.changed() == {}
+        assert compiler.one(one, SECRET, "kubernetes://s") is good
+        (failed,) = compiler.errors()
+        assert "the Secret default/s cannot be served" in failed.cause
+        assert failed.sources == (ObjectRef("Secret", "default", "s"),)
+    compiler.world.apply(secret(second.chain, second.key))
+    assert compiler.changed() == {one: {SECRET: {"kubernetes://s"}}}
+    assert compiler.errors() == ()
 
 
 def test_failure_keeps_the_last_good_form_and_names_the_object() -> None:

@@ -13,6 +13,7 @@ from pilotfish.daemon.feed import Feed
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.envoy import Compiler
 from pilotfish.envoy.resource import CLUSTER, ENDPOINT, EXTENSION, LISTENER, NAME_TABLE, ROUTE, SECRET, Resource
+from pilotfish.mesh import inputs
 from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.proxies import BadNode, View
 from pilotfish.mesh.world import World
@@ -144,11 +145,13 @@ class MeshBackend:
         found = {key: f"it cannot be read: {why}" for key, why in self._feed.problems.items()}
         found |= {(kind, ref.namespace, ref.name): why for (kind, ref), why in self._world.quarantined.items()}
         for failed in self._compiler.errors():
+            reason = f"{failed.name} cannot be compiled: {failed.cause}"
             for one in failed.sources:
                 if one.kind in api.KINDS:
-                    found.setdefault(
-                        (one.kind, one.namespace, one.name), f"{failed.name} cannot be compiled: {failed.cause}"
-                    )
+                    found.setdefault((one.kind, one.namespace, one.name), reason)
+                elif one.kind == inputs.SECRETS.name:  # not ours to write on: told on the Gateways that name it
+                    for ref in inputs.GATEWAYS_NAMING(self._world.db, one.name):
+                        found.setdefault(("Gateway", ref.namespace, ref.name), reason)
         return found
 
     async def debug(self, caller: Caller, request: Request) -> tuple[str, list[tuple[str, bytes]]]:

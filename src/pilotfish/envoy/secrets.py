@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from pilotfish.api.networking.destination_rule import ClientTLSMode
 from pilotfish.engine import Db, query
 from pilotfish.envoy.outbound_listeners import Address
@@ -72,7 +76,11 @@ def _rules(db: Db, view: View) -> Iterator[str]:
 
 @query
 def secret(db: Db, namespace: str, name: str) -> Resource | None:
-    """A secret by its SDS name; None while it does not exist or lacks what is asked for."""
+    """A secret by its SDS name; None while it does not exist or lacks what is asked for.
+
+    Raises ValueError for a certificate that does not fit its key: the proxy would refuse it without naming it, and
+    this way its last good form stays.
+    """
     if name.startswith(_CONFIG_MAP):
         found = inputs.CONFIG_MAPS(db, Ref(namespace, name.removeprefix(_CONFIG_MAP)))
         return _authority(name, found.data) if found is not None else None
@@ -87,16 +95,33 @@ def secret(db: Db, namespace: str, name: str) -> Resource | None:
     if found is None:
         return None
     data = found.data
-    pair = (data.get("tls.crt") or data.get("cert"), data.get("tls.key") or data.get("key"))
-    if not all(pair):
+    chain, key = data.get("tls.crt") or data.get("cert"), data.get("tls.key") or data.get("key")
+    if not chain or not key:
         return None
+    if why := _misfit(chain, key):
+        raise ValueError(f"the Secret {namespace}/{plain} cannot be served: {why}")
     certificate: Fields = {
-        "certificate_chain": {"inline_bytes": pair[0]},
-        "private_key": {"inline_bytes": pair[1]},
+        "certificate_chain": {"inline_bytes": chain},
+        "private_key": {"inline_bytes": key},
     }
     if staple := data.get("tls.ocsp-staple"):
         certificate["ocsp_staple"] = {"inline_bytes": staple}
     return build(SECRET, {"name": name, "tls_certificate": certificate})
+
+
+def _misfit(chain: bytes, key: bytes) -> str:
+    """Why a certificate and a key cannot be used together; empty when they can."""
+    try:
+        certificate = x509.load_pem_x509_certificate(chain)
+    except ValueError:
+        return "tls.crt holds no certificate in PEM form"
+    try:
+        private = load_pem_private_key(key, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return "tls.key holds no private key in PEM form without a passphrase"
+    if certificate.public_key() != private.public_key():
+        return "tls.key is not the key of the certificate in tls.crt"
+    return ""
 
 
 def _authority(name: str, data: Mapping[str, bytes]) -> Resource | None:

@@ -96,6 +96,14 @@ TELEMETRIES_IN = Index("Telemetries in namespace", TELEMETRIES, _namespace)
 GATEWAYS_SELECTING = Index("Gateways selecting", GATEWAYS, lambda _r, c: [min(c.spec.selector.items(), default=None)])
 """By the first pair of the selector: a workload's gateways are under one of its labels, or under None."""
 
+GATEWAYS_NAMING = Index("Gateways with credential", GATEWAYS, lambda _r, c: _credentials(c.spec))
+
+
+def _credentials(spec: networking.Gateway) -> set[str]:
+    settings = [server.tls for server in spec.servers if server.tls is not None]
+    named = {n for t in settings for n in (*t.credential_names, t.credential_name, t.ca_cert_credential_name)}
+    return {name.removeprefix("kubernetes://") for name in named if name}
+
 
 def _has_credential(spec: networking.DestinationRule) -> bool:
     policies = [p for p in (spec.traffic_policy, *(s.traffic_policy for s in spec.subsets)) if p is not None]
