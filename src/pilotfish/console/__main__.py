@@ -1,0 +1,3 @@
+from pilotfish.console.main import main
+
+main()

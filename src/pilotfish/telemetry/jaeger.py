@@ -1,0 +1,92 @@
+"""Jaeger's query API, the one of its user interface, as a source of traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pilotfish.telemetry.http import HttpApi
+from pilotfish.telemetry.query import SourceError
+from pilotfish.telemetry.spans import Endpoint, Span, Trace, checked, trace_key
+
+
+class JaegerTraces(HttpApi):
+    """TraceSource. Jaeger finds traces of one service only: `find` without one asks for each."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__("Jaeger", url)
+
+    async def services(self) -> list[str]:
+        return sorted(str(one) for one in self._data(await self.get("/api/services")))
+
+    async def find(
+        self,
+        *,
+        service: str = "",
+        since: float,
+        until: float,
+        tags: Mapping[str, str] | None = None,
+        min_duration: float = 0.0,
+        max_duration: float | None = None,
+        limit: int = 20,
+    ) -> list[Trace]:
+        if any(not value for value in (tags or {}).values()):
+            raise SourceError("Jaeger finds tags by name and value: give a value for each")
+        params = {"start": str(round(since * 1e6)), "end": str(round(until * 1e6)), "limit": str(limit)}
+        if tags:
+            params["tags"] = msgspec.json.encode(tags).decode()
+        if min_duration:
+            params["minDuration"] = f"{round(min_duration * 1e6)}us"
+        if max_duration is not None:
+            params["maxDuration"] = f"{round(max_duration * 1e6)}us"
+        found: dict[str, Trace] = {}
+        for one in [service] if service else await self.services():
+            for data in self._data(await self.get("/api/traces", {**params, "service": one})):
+                trace = self._read(data)
+                if trace:
+                    found[trace[0].trace_id] = trace
+        return sorted(found.values(), key=lambda trace: -trace[0].start)[:limit]
+
+    async def trace(self, trace_id: str) -> Trace:
+        key = trace_key(trace_id)
+        found = self._data(await self.get(f"/api/traces/{key}", missing={"data": []}))
+        return self._read(found[0]) if found else []
+
+    def _data(self, answer: Any) -> list[Any]:
+        data = answer.get("data") if isinstance(answer, dict) else ()
+        if data is not None and not isinstance(data, list):
+            raise self.malformed("no data")
+        return data or []
+
+    def _read(self, found: Any) -> Trace:
+        try:
+            processes = found["processes"]
+            spans = [_span(one, processes[one["processID"]]["serviceName"]) for one in found["spans"]]
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise self.malformed(error) from error
+        return sorted(spans, key=lambda span: span.start)
+
+
+def _span(one: Mapping[str, Any], service: str) -> Span:
+    tags = {tag["key"]: _text(tag["value"]) for tag in one.get("tags") or ()}
+    kind = tags.pop("span.kind", "").upper()
+    parents = (ref["spanID"] for ref in one.get("references") or () if ref.get("refType") == "CHILD_OF")
+    return checked(
+        Span(
+            trace_id=one["traceID"],
+            id=one["spanID"],
+            parent_id=next(parents, None),
+            name=one.get("operationName"),
+            kind=kind if kind in ("CLIENT", "SERVER", "PRODUCER", "CONSUMER") else None,
+            timestamp=int(one["startTime"]),
+            duration=int(one["duration"]),
+            local_endpoint=Endpoint(service_name=service),
+            tags=tags,
+        )
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,0 +1,213 @@
+"""Receiving spans as Zipkin and as an OpenTelemetry collector do, and Zipkin's API for asking for them.
+
+What is received waits in a queue of limited length and is written together; when the disk is slower than the senders,
+they are told at once that nothing is taken (503), and nobody waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from pilotfish.telemetry.spans import Span, Trace, checked, from_otlp
+from pilotfish.telemetry.store import Store, StoreError
+
+_log = logging.getLogger(__name__)
+
+MAX_BODY = 4 * 2**20
+MAX_QUEUE = 20_000
+"""Spans that wait to be written."""
+_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_span = msgspec.json.Decoder(Span).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was received since the start."""
+
+    spans: int = 0
+    refused: int = 0
+    """Spans that could not be understood."""
+    dropped: int = 0
+    """Spans that came while the queue was full, or could not be written."""
+
+
+class Receiver:
+    """Put `routes()` into an application and `run` it."""
+
+    def __init__(self, store: Store) -> None:
+        self.counts = Counts()
+        self._store = store
+        self._waiting: list[Span] = []
+        self._some = asyncio.Event()
+
+    async def run(self) -> None:
+        """Write what comes, until cancelled."""
+        while True:
+            await self._some.wait()
+            self._some.clear()
+            batch, self._waiting = self._waiting, []
+            try:
+                await self._store.add_spans(batch)
+            except StoreError:
+                self.counts.dropped += len(batch)
+            await asyncio.sleep(0.05)  # gathers, so that a busy mesh costs few transactions
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/api/v2/spans", self._zipkin),
+            web.post("/v1/traces", self._otlp),
+            web.get("/api/v2/traces", self._traces),
+            web.get("/api/v2/trace/{id}", self._trace),
+            web.get("/api/v2/services", self._services),
+            web.get("/api/v2/spans", self._names),
+            web.get("/health", self._health),
+        ]
+
+    # ------------------------------------------------------------------ receiving
+
+    def _take(self, spans: list[Span], bad: int) -> None:
+        self.counts.refused += bad
+        if len(self._waiting) + len(spans) > MAX_QUEUE:
+            self.counts.dropped += len(spans)
+            raise web.HTTPServiceUnavailable(text="too many spans are waiting to be written; these are dropped\n")
+        self.counts.spans += len(spans)
+        if spans:
+            self._waiting += spans
+            self._some.set()
+
+    async def _zipkin(self, request: web.Request) -> web.Response:
+        if request.content_type == "application/x-protobuf":
+            raise web.HTTPUnsupportedMediaType(text="spans are taken as JSON: set the encoding to HTTP_JSON\n")
+        spans, bad = zipkin_spans(await _body(request))
+        self._take(spans, bad)
+        if bad and not spans:
+            raise web.HTTPBadRequest(text="no span of these has a traceId and an id and is well-formed\n")
+        return web.Response(status=202)
+
+    async def _otlp(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        binary = request.content_type == "application/x-protobuf"
+        try:
+            document = _of_protobuf(body) if binary else msgspec.json.decode(body or b"{}")
+            if not isinstance(document, dict):
+                raise ValueError("it is no object")
+            spans, bad = from_otlp(document)
+        except (ValueError, msgspec.DecodeError) as error:
+            self.counts.refused += 1
+            raise web.HTTPBadRequest(text=f"no ExportTraceServiceRequest: {error}\n") from error
+        self._take(spans, bad)
+        if binary:
+            return web.Response(body=b"", content_type="application/x-protobuf")
+        answer = {"partialSuccess": {"rejectedSpans": str(bad), "errorMessage": "malformed spans"}} if bad else {}
+        return web.json_response(answer)
+
+    # ------------------------------------------------------------------ asking, as Zipkin's API has it
+
+    async def _traces(self, request: web.Request) -> web.Response:
+        query = request.query
+        until = _number(query, "endTs", time.time() * 1000) / 1000
+        lookback = _number(query, "lookback", self._store.window * 1000) / 1000
+        longest = _number(query, "maxDuration", -1)
+        found = await self._store.traces(
+            service=query.get("serviceName", ""),
+            name=query.get("spanName", ""),
+            since=until - lookback,
+            until=until,
+            tags=tag_query(query.get("annotationQuery", "")),
+            min_duration=_number(query, "minDuration", 0) / 1e6,
+            max_duration=longest / 1e6 if longest >= 0 else None,
+            limit=int(min(max(_number(query, "limit", 10), 1), 1000)),
+        )
+        return _json(found)
+
+    async def _trace(self, request: web.Request) -> web.Response:
+        try:
+            found: Trace = await self._store.trace(request.match_info["id"])
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from error
+        if not found:
+            raise web.HTTPNotFound(text=f"trace {request.match_info['id']} is not known\n")
+        return _json(found)
+
+    async def _services(self, _: web.Request) -> web.Response:
+        return _json(await self._store.services())
+
+    async def _names(self, request: web.Request) -> web.Response:
+        return _json(await self._store.names(request.query.get("serviceName", "")))
+
+    async def _health(self, _: web.Request) -> web.Response:
+        problem = self._store.problem
+        return web.json_response({"status": "DOWN" if problem else "UP", "problem": problem})
+
+
+def zipkin_spans(body: bytes) -> tuple[list[Span], int]:
+    """The spans of a body and how many could not be understood. Raises HTTPBadRequest when it is no list."""
+    try:
+        raws = _raws(body)
+    except msgspec.DecodeError as error:
+        raise web.HTTPBadRequest(text=f"no JSON list of spans: {error}\n") from error
+    spans, bad = [], 0
+    for raw in raws:
+        try:
+            spans.append(checked(_span(raw)))
+        except (msgspec.DecodeError, ValueError):
+            bad += 1
+    return spans, bad
+
+
+def tag_query(text: str) -> dict[str, str]:
+    """Zipkin's annotationQuery: `key=value` or `key`, joined by ` and `. An empty value means any."""
+    parts = (part.partition("=") for part in text.split(" and ") if part.strip())
+    return {key.strip(): value.strip() for key, _, value in parts}
+
+
+def _of_protobuf(body: bytes) -> dict[str, Any]:
+    """The request as OTLP's JSON has it. Raises ValueError."""
+    # Loaded for the first who sends it: 5 MB that Zipkin's senders do not need.
+    from google.protobuf.json_format import MessageToDict  # noqa: PLC0415
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: PLC0415
+
+    try:
+        document: dict[str, Any] = MessageToDict(ExportTraceServiceRequest.FromString(body))
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    # Ids are bytes: base64 by the rules of protobuf, hexadecimal by those of OTLP.
+    for resource in document.get("resourceSpans") or ():
+        for scope in resource.get("scopeSpans") or ():
+            for span in scope.get("spans") or ():
+                for name in ("traceId", "spanId", "parentSpanId"):
+                    if name in span:
+                        span[name] = base64.b64decode(span[name]).hex()
+    return document
+
+
+async def _body(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        text = f"more than {MAX_BODY // 2**20} MB at once are not taken\n"
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length or MAX_BODY + 1, text=text) from error
+
+
+def _number(query: Mapping[str, str], name: str, default: float) -> float:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal():
+        raise web.HTTPBadRequest(text=f"{name}={text[:40]!r} is no number\n")
+    return float(text)
+
+
+def _json(value: Any) -> web.Response:
+    return web.Response(body=_encode(value), content_type="application/json")

@@ -1,0 +1,166 @@
+"""A span, in the form of Zipkin's API (https://zipkin.io/zipkin-api/, version 2), which everything else is turned into."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+_HEX = frozenset(string.hexdigits)
+
+
+class Endpoint(msgspec.Struct, rename="camel", omit_defaults=True):
+    """One side of a span."""
+
+    service_name: str | None = None
+    ipv4: str | None = None
+    ipv6: str | None = None
+    port: int | None = None
+
+
+class Annotation(msgspec.Struct, omit_defaults=True):
+    """Something that happened at a moment, microseconds since the epoch."""
+
+    timestamp: int = 0
+    value: str = ""
+
+
+class Span(msgspec.Struct, rename="camel", omit_defaults=True):
+    """One side's view of one piece of work. Times are microseconds since the epoch, durations microseconds."""
+
+    trace_id: str
+    id: str
+    parent_id: str | None = None
+    name: str | None = None
+    kind: str | None = None
+    """CLIENT, SERVER, PRODUCER or CONSUMER; None for work inside a process."""
+    timestamp: int | None = None
+    duration: int | None = None
+    local_endpoint: Endpoint | None = None
+    remote_endpoint: Endpoint | None = None
+    annotations: list[Annotation] = []
+    tags: dict[str, str] = {}
+    debug: bool | None = None
+    shared: bool | None = None
+
+    @property
+    def service(self) -> str:
+        """Who reported it; empty when it does not say."""
+        return (self.local_endpoint.service_name or "") if self.local_endpoint is not None else ""
+
+    @property
+    def start(self) -> int:
+        return self.timestamp or 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is marked as an error, by Zipkin's or OpenTelemetry's tag, or answered with a 5xx."""
+        code = self.tags.get("http.status_code", "")
+        return self.tags.get("error", "false") != "false" or (len(code) == 3 and code[0] == "5")
+
+
+Trace = list[Span]
+"""All spans of one trace that are known, by start."""
+
+
+def trace_key(trace_id: str) -> str:
+    """A trace id as it is compared: 32 lower-case hexadecimal digits, shorter ones filled up. ValueError otherwise."""
+    if not 1 <= len(trace_id) <= 32 or not _HEX.issuperset(trace_id):
+        raise ValueError(f"{trace_id[:40]!r} is no trace id: 1 to 32 hexadecimal digits are")
+    return trace_id.lower().zfill(32)
+
+
+def span_key(span_id: str) -> str:
+    """A span id as it is compared: 16 lower-case hexadecimal digits. ValueError otherwise."""
+    if not 1 <= len(span_id) <= 16 or not _HEX.issuperset(span_id):
+        raise ValueError(f"{span_id[:40]!r} is no span id: 1 to 16 hexadecimal digits are")
+    return span_id.lower().zfill(16)
+
+
+def checked(span: Span) -> Span:
+    """The span with its ids in one form. ValueError when they are none, or a time is out of all bounds."""
+    span.trace_id = trace_key(span.trace_id)
+    span.id = span_key(span.id)
+    if span.parent_id is not None:
+        span.parent_id = span_key(span.parent_id) if span.parent_id.strip("0") else None
+    for value in (span.timestamp, span.duration):
+        if value is not None and not 0 <= value < 2**62:
+            raise ValueError(f"span {span.id}: {value} is no time in microseconds")
+    return span
+
+
+# ------------------------------------------------------------------------------ OpenTelemetry
+
+_KINDS = {2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
+_KIND_NAMES = {f"SPAN_KIND_{name}": name for name in _KINDS.values()}
+
+
+def from_otlp(request: Mapping[str, Any]) -> tuple[list[Span], int]:
+    """The spans of an ExportTraceServiceRequest as JSON (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding)
+    and how many could not be understood. Raises ValueError when the whole is no such request."""
+    found: list[Span] = []
+    bad = 0
+    for resource_spans in _lists(request, "resourceSpans"):
+        resource = resource_spans.get("resource")
+        attributes = _attributes(resource.get("attributes")) if isinstance(resource, Mapping) else {}
+        scopes = [*_lists(resource_spans, "scopeSpans"), *_lists(resource_spans, "instrumentationLibrarySpans")]
+        for scope in scopes:
+            for one in _lists(scope, "spans"):
+                try:
+                    found.append(_otlp_span(one, attributes.get("service.name", "")))
+                except (ValueError, TypeError, AttributeError, KeyError):
+                    bad += 1
+    return found, bad
+
+
+def _otlp_span(one: Mapping[str, Any], service: str) -> Span:
+    start, end = int(one["startTimeUnixNano"]), int(one.get("endTimeUnixNano") or 0)
+    tags = _attributes(one.get("attributes"))
+    status = one.get("status") or {}
+    if status.get("code") in (2, "STATUS_CODE_ERROR"):
+        tags.setdefault("error", str(status.get("message") or "true"))
+    kind = one.get("kind")
+    return checked(
+        Span(
+            trace_id=one["traceId"],
+            id=one["spanId"],
+            parent_id=one.get("parentSpanId") or None,
+            name=str(one.get("name") or ""),
+            kind=_KIND_NAMES.get(kind) if isinstance(kind, str) else _KINDS.get(int(kind or 0)),
+            timestamp=start // 1000,
+            duration=max((end - start) // 1000, 0),
+            local_endpoint=Endpoint(service_name=service) if service else None,
+            annotations=[
+                Annotation(int(event.get("timeUnixNano") or 0) // 1000, str(event.get("name") or ""))
+                for event in _lists(one, "events")
+            ],
+            tags=tags,
+        )
+    )
+
+
+def _lists(parent: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
+    value = parent.get(field) or []
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise ValueError(f"{field} is no list of objects")
+    return value
+
+
+def _attributes(values: Any) -> dict[str, str]:
+    return {
+        str(one.get("key")): _text(one.get("value"))
+        for one in values or ()
+        if isinstance(one, Mapping) and "key" in one
+    }
+
+
+def _text(value: Any) -> str:
+    """An AnyValue as Zipkin's tags have it: text."""
+    if not isinstance(value, Mapping) or not value:
+        return ""
+    kind, inner = next(iter(value.items()))
+    if kind == "boolValue":
+        return str(inner).lower()
+    return inner if isinstance(inner, str) else msgspec.json.encode(inner).decode()
