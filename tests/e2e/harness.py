@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -38,8 +39,9 @@ for i in $(seq "$n"); do
     while [ "$at" != / ]; do
         at=$(dirname "$at"); case $(stat -c %a "$at") in *[1357]) ;; *) closed=$at ;; esac
     done
-    [ -z "$closed" ] || mount -t tmpfs -o mode=755 none "$closed"
+    [ -z "$closed" ] || echo "$closed" >> "$hold/closed"
 done
+[ ! -e "$hold/closed" ] || sort -u "$hold/closed" | while read -r at; do mount -t tmpfs -o mode=755 none "$at"; done
 for i in $(seq "$n"); do
     path=$(cat "$hold/$i.path"); [ -d "$path" ] || mkdir -p "$path"
     mount --bind "$hold/$i" "$path"; umount "$hold/$i"
@@ -68,6 +70,11 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> 
         time.sleep(0.05)
 
 
+def own_address() -> str:
+    """A loopback address that nobody else uses."""
+    return "127." + ".".join(str(1 + secrets.randbelow(254)) for _ in range(3))
+
+
 @dataclass
 class Cluster:
     """A cluster with a data directory of its own. `mode`: rootful, rootless, or rootless-ids (with a range)."""
@@ -75,6 +82,8 @@ class Cluster:
     mode: str
     data: Path
     home: Path
+    address: str = field(default_factory=own_address)
+    """Where it listens and publishes ports: its own, so that clusters with the same ports can run side by side."""
     environment: dict[str, str] = field(default_factory=dict)
 
     def prefix(self) -> list[str]:
@@ -109,7 +118,7 @@ class Cluster:
 
     def up(self) -> str:
         """Start it; what it said."""
-        return self.pilotfish("up", "--port", "0").stdout
+        return self.pilotfish("up", "--port", "0", "--address", self.address).stdout
 
     def kubectl(self, *arguments: str, input_: str = "", check: bool = True, timeout: float = 120) -> str:
         """Run kubectl as the administrator; what it printed."""

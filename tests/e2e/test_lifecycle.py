@@ -15,7 +15,7 @@ import pytest
 from pilotfish.local.process import tree
 
 from .conftest import MODES, skip_unless_possible
-from .harness import Cluster, fresh, wait_until
+from .harness import Cluster, curl, fresh, wait_until
 
 WORKLOAD = """
 apiVersion: apps/v1
@@ -166,7 +166,9 @@ def test_crash(stopped: Cluster, parts: tuple[str, ...]) -> None:
 
     wait_until(running, "both pods run")
     port = cluster.get("service", "web")["spec"]["ports"][0]["nodePort"]
-    wait_until(lambda: _answers(port), "the NodePort answers again")
+    wait_until(
+        lambda: "Welcome to nginx!" in curl(f"http://{cluster.address}:{port}/")[1], "the NodePort answers again"
+    )
     assert len([line for line in _processes(cluster) if "-m\\x00pilotfish.local.apiserver" in line]) == 1
 
 
@@ -225,8 +227,3 @@ def test_user_ids(mode: str) -> None:
         wait_until(lambda: cluster.kubectl("logs", "who") == expected, f"the log says {expected!r}", 10)
         if mode == "rootless":
             wait_until(lambda: "1234" in cluster.kubectl("events", "--for=pod/who", "--types=Warning"), "a warning", 10)
-
-
-def _answers(port: int) -> bool:
-    done = subprocess.run(["curl", "-sS", f"http://127.0.0.1:{port}/"], capture_output=True, text=True, check=False)
-    return "Welcome to nginx!" in done.stdout

@@ -117,12 +117,25 @@ class _Outside(_Side):
         super().__init__()
         self._target = target
         self._task: asyncio.Task[None] | None = None
+        self._early = bytearray()
+        self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         assert self.transport is not None  # noqa: S101 - set a line above
         self.transport.pause_reading()
         self._task = asyncio.get_running_loop().create_task(self._connect())
+
+    def data_received(self, data: bytes) -> None:
+        # Early releases of Python 3.11 (Debian 12 has one) forget a pause that is asked for in connection_made.
+        if self.peer is None:
+            self._early += data
+        else:
+            super().data_received(data)
+
+    def eof_received(self) -> bool:
+        self._ended = self.peer is None
+        return super().eof_received()
 
     async def _connect(self) -> None:
         assert self.transport is not None  # noqa: S101 - called after connection_made
@@ -136,6 +149,11 @@ class _Outside(_Side):
             inner.transport.abort()
             return
         self.peer, inner.peer = inner, self
+        if self._early:
+            self.data_received(bytes(self._early))
+            self._early.clear()
+        if self._ended:
+            self.eof_received()
         self.transport.resume_reading()
 
 
