@@ -64,6 +64,10 @@ class Backend:
     def refused(self, connection: Connection, watch: Watch) -> None:
         self.refusals.append(watch.last_error)
 
+    def acknowledged(self, connection: Connection, watch: Watch) -> None: ...
+
+    def converged(self, connection: Connection, seconds: float) -> None: ...
+
     def failed(self, connection: Connection, error: Exception) -> None: ...
 
 

@@ -19,12 +19,16 @@ def resource(name: str, version: str) -> Resource:
 
 @dataclass
 class Config:
-    """Resources by type; `set` replaces the mapping, as a compiler would."""
+    """Resources by type; `set` replaces the mapping and tells the sessions exactly what differs, as a compiler would."""
 
     types: dict[str, dict[str, Resource]] = field(default_factory=dict)
+    sessions: list[Session] = field(default_factory=list)
 
     def set(self, type_url: str, **versions: str) -> None:
-        self.types[type_url] = {n: resource(n, v) for n, v in versions.items()}
+        old = self.types.get(type_url, {})
+        new = self.types[type_url] = {n: resource(n, v) for n, v in versions.items()}
+        for session in self.sessions:
+            session.changed({type_url: [n for n in {**old, **new} if old.get(n) != new.get(n)]})
 
     def every(self, type_url: str) -> Mapping[str, Resource]:
         return self.types.setdefault(type_url, {})
@@ -38,6 +42,7 @@ class Proxy:
 
     def __init__(self, config: Config) -> None:
         self.config, self.session = config, Session(delta=True)
+        config.sessions.append(self.session)
         self.got: dict[str, dict[str, str]] = {}
         self.unanswered: list[Response] = []
         self.log: list[str] = []
@@ -168,6 +173,30 @@ def test_refused_version_is_not_sent_again(proxy: Proxy, config: Config) -> None
     assert proxy.session.watches[LISTENER].last_error == ""
 
 
+def test_a_change_costs_what_changed(proxy: Proxy, config: Config) -> None:
+    """Of what a proxy holds, only the names that changed are looked at."""
+    asked: list[str] = []
+    one = config.one
+
+    def watched(type_url: str, name: str) -> Resource | None:
+        asked.append(name)
+        return one(type_url, name)
+
+    config.one = watched  # type: ignore[method-assign]  # to count
+    config.set(ENDPOINT, a="1", b="2")
+    assert [(r.type_url, r.count) for r in proxy.pump()] == [(ENDPOINT, 1)]
+    assert asked == ["b"]
+
+
+def test_told_of_no_names_everything_is_compared(proxy: Proxy, config: Config) -> None:
+    """When it is not known what changed (the proxy became another view), all it holds is compared."""
+    config.sessions.clear()
+    config.set(ENDPOINT, a="1", b="2")
+    assert proxy.pump() == []
+    proxy.session.changed()
+    assert [(r.type_url, r.count) for r in proxy.pump()] == [(ENDPOINT, 1)]
+
+
 def test_stale_answers_are_ignored(proxy: Proxy, config: Config) -> None:
     """An answer to an older response neither acknowledges nor refuses the current one."""
     config.set(LISTENER, l="2")
@@ -208,6 +237,7 @@ def test_asking_again_gets_it_again(proxy: Proxy) -> None:
 def test_state_of_the_world_repeats_whole_types_and_keeps_leaving_clusters(config: Config) -> None:
     """Without deltas, a gone cluster is repeated until the routes are acknowledged, then left out."""
     session = Session(delta=False)
+    config.sessions.append(session)
 
     def ask(type_url: str, *names: str, nonce: str = "") -> None:
         session.receive(Request(type_url, nonce=nonce, names=names))

@@ -11,10 +11,10 @@ from pilotfish import api
 from pilotfish.ca.caller import Caller
 from pilotfish.daemon.feed import Feed
 from pilotfish.daemon.metrics import Metrics
+from pilotfish.daemon.refusals import Refusals
 from pilotfish.envoy import Compiler
 from pilotfish.envoy.resource import CLUSTER, ENDPOINT, EXTENSION, LISTENER, NAME_TABLE, ROUTE, SECRET, Resource
 from pilotfish.mesh import inputs
-from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.proxies import BadNode, View
 from pilotfish.mesh.world import World
 from pilotfish.xds.fleet import Connection, Fleet
@@ -91,6 +91,7 @@ class MeshBackend:
         self.synced = False
         self.on_debug: Callable[[Caller, Request], Awaitable[tuple[str, list[tuple[str, bytes]]]]]
         fleet.compile = self._compile
+        self._refusals = Refusals(world, compiler, feed, self._acknowledged_versions, fleet.changed)
 
     def ready(self) -> bool:
         return self.synced
@@ -128,15 +129,18 @@ class MeshBackend:
         if isinstance(source, ProxySource):
             source.close()
 
-    def _compile(self) -> Callable[[Connection], bool]:
+    def _compile(self) -> Callable[[Connection], Mapping[str, frozenset[str]] | None]:
         started = time.perf_counter()
         moved = {one.id for one in self._fleet if isinstance(one.source, ProxySource) and one.source.refresh()}
+        self._fleet.state = self._feed.state
         changed = self._compiler.changed()
         self._metrics.push_time.labels("compile").observe(time.perf_counter() - started)
 
-        def concerned(connection: Connection) -> bool:
+        def concerned(connection: Connection) -> Mapping[str, frozenset[str]] | None:
             source = connection.source
-            return connection.id in moved or not isinstance(source, ProxySource) or source.view in changed
+            if connection.id in moved or not isinstance(source, ProxySource):
+                return None
+            return changed.get(source.view, {})
 
         return concerned
 
@@ -168,27 +172,27 @@ class MeshBackend:
 
     # ------------------------------------------------------------------ refusals
 
+    def acknowledged(self, connection: Connection, watch: Watch) -> None:
+        if isinstance(connection.source, ProxySource):
+            state = connection.good_state.get(watch.type_url, 0)
+            self._refusals.acknowledged(connection.source.view, watch, state)
+
+    def converged(self, connection: Connection, seconds: float) -> None:
+        self._metrics.convergence.observe(seconds)
+
     def refused(self, connection: Connection, watch: Watch) -> None:
         """Trace what Envoy refused to the object behind it, and put that object back to its last good form."""
         self._metrics.rejects.inc(SHORT.get(watch.type_url, "unknown"))
-        source = connection.source
-        if not isinstance(source, ProxySource):
-            return
-        suspects = self._suspects(source.view, watch)
-        for kind, namespace, name in suspects:
-            reason = f"a proxy refused the configuration made from it: {watch.last_error}"
-            if self._world.quarantine(kind, Ref(namespace, name), reason):
-                log.error("%s %s/%s is put back to its form before the last change: %s", kind, namespace, name, reason)
-                self._fleet.changed()
-                return
+        if isinstance(connection.source, ProxySource):
+            state = connection.sent_state.get(watch.type_url, 0)
+            good = connection.good_state.get(watch.type_url)
+            self._refusals.refused(connection.source.view, watch, state, good)
 
-    def _suspects(self, view: View, watch: Watch) -> list[tuple[str, str, str]]:
-        """The config objects behind the refused resources, the one that changed last first."""
-        named = [name for name in watch.held if name and name in watch.last_error] or watch.last_sent
-        found = {
-            (one.kind, one.namespace, one.name)
-            for name in named
-            for one in self._compiler.sources(view, watch.type_url, name)
-            if one.kind in api.KINDS
-        }
-        return sorted(found, key=self._feed.changed_at, reverse=True)
+    def _acknowledged_versions(self, type_url: str, name: str) -> set[str]:
+        """The versions of a resource that connected proxies have accepted."""
+        found = set()
+        for one in self._fleet:
+            watch = one.session.watches.get(type_url)
+            if watch is not None and (version := watch.accepted(name)):
+                found.add(version)
+        return found

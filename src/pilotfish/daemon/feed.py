@@ -82,11 +82,20 @@ class Feed:
         """When a config object (kind, namespace, name) last changed, as a number that grows with every change."""
         return self._changes.get(key, 0)
 
-    def services(self) -> list[Object]:
-        return self._informers.get(SERVICES).store.values()
+    @property
+    def state(self) -> int:
+        """A number that grows with every change of a config object that matters."""
+        return self._count
 
-    def namespace(self, name: str) -> Object | None:
-        return self._informers.get(NAMESPACES).store.get("", name)
+    def tick(self) -> int:
+        """Count a change that comes from inside."""
+        self._count += 1
+        return self._count
+
+    def _count_objects(self) -> None:
+        self._metrics.services.set(len(self._informers.get(SERVICES).store))
+        virtual_services = self._config.get("VirtualService")
+        self._metrics.virtual_services.set(0 if virtual_services is None else len(virtual_services.store))
 
     # ------------------------------------------------------------------ objects
 
@@ -98,9 +107,6 @@ class Feed:
         (self._metrics.config_events if is_config else self._metrics.registry_events).inc(kind, event)
         key = (kind, obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
         self.problems.pop(key, None)
-        if is_config:
-            self._count += 1
-            self._changes[key] = self._count
         gone = change.new is None or self._expired(obj, key)
         try:
             different = self._world.delete(obj) if gone else self._world.apply(obj)
@@ -110,7 +116,10 @@ class Feed:
             log.warning("%s %s/%s is left as it was: %s", *key, error)
             self.on_problem()
             return
+        self._count_objects()
         if different:
+            if is_config:
+                self._changes[key] = self.tick()
             self._metrics.push_triggers.inc(_trigger(kind, is_config=is_config))
             self.on_change()
 

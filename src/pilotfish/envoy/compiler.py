@@ -237,6 +237,19 @@ class Compiler:
                 result[type_url] = {n: (before.get(n), after.get(n)) for n in differ}
         return result
 
+    def supposing(
+        self, view: View, type_url: str, name: str, replaced: Mapping[tuple[Input[Any, Any], Any], Any]
+    ) -> Resource | None:
+        """One resource as it would be if some inputs were others (None: absent). Raises QueryFailed."""
+        source = envoy_filters.TYPES.get(type_url)
+        fork = self.db.fork(replaced)
+        address = source(fork, view).get(name) if source is not None else None
+        if address is None:
+            return None
+        query, key = address
+        found: Resource | None = query(fork, *key)
+        return found
+
     # Explaining
 
     def sources(self, view: View, type_url: str, name: str) -> tuple[ObjectRef, ...]:

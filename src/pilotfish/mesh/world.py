@@ -40,6 +40,10 @@ _CONFIG: Mapping[str, Input[Ref, Any]] = {
 }
 
 
+EARLIER_FORMS = 3
+_LAST: Any = object()
+
+
 class World:
     """All objects of the mesh, as inputs of one engine graph."""
 
@@ -51,7 +55,8 @@ class World:
         self.db.put(config.SETTINGS, "", self.settings)
         self._applied: dict[tuple[str, Ref], Any] = {}
         """Config objects as they stand in Kubernetes, where that is not what the engine holds."""
-        self._previous: dict[tuple[str, Ref], Any] = {}
+        self._earlier: dict[tuple[str, Ref], tuple[Any, ...]] = {}
+        """Up to `EARLIER_FORMS` forms that a config object had before, newest first; None for its absence."""
         self.quarantined: dict[tuple[str, Ref], str] = {}
         """Kind and object, with the reason why its present form is not used."""
 
@@ -98,7 +103,7 @@ class World:
         if not self.reads(api_version, kind):
             return False
         ref = _ref(obj)
-        for memory in (self._applied, self._previous, self.quarantined):
+        for memory in (self._applied, self._earlier, self.quarantined):
             memory.pop((kind, ref), None)
         return self.db.remove(_CONFIG[kind], ref)
 
@@ -110,12 +115,22 @@ class World:
             del self.quarantined[key], self._applied[key]
         old = source(self.db, ref)
         changed = self.db.put(source, ref, value)
-        if changed and old is not None:
-            self._previous[key] = old
+        if changed:
+            self._earlier[key] = (old, *self._earlier.get(key, ()))[:EARLIER_FORMS]
         return changed
 
-    def quarantine(self, kind: str, ref: Ref, reason: str) -> bool:
-        """Put a config object back to the form it had before its last change (or leave it out if it had none).
+    def earlier(self, kind: str, ref: Ref) -> tuple[Any, ...]:
+        """The forms that a config object had before its present one, newest first; None where it did not exist."""
+        return self._earlier.get((kind, ref), ())
+
+    @staticmethod
+    def input_of(kind: str) -> Input[Ref, Any]:
+        """The input that objects of a config kind are."""
+        return _CONFIG[kind]
+
+    def quarantine(self, kind: str, ref: Ref, reason: str, form: Any = _LAST) -> bool:
+        """Put a config object back to the form it had before its last change, or to another of its `earlier` forms
+        (None leaves it out).
 
         For an object that made a proxy refuse its configuration. It lasts until the object is changed. False when
         there is nothing to put back.
@@ -126,8 +141,16 @@ class World:
             return False
         self._applied[kind, ref] = value
         self.quarantined[kind, ref] = reason
-        previous = self._previous.pop((kind, ref), None)
-        return self.db.remove(source, ref) if previous is None else self.db.put(source, ref, previous)
+        if form is _LAST:
+            form = next(iter(self.earlier(kind, ref)), None)
+        return self.db.remove(source, ref) if form is None else self.db.put(source, ref, form)
+
+    def release(self, kind: str, ref: Ref) -> bool:
+        """End a quarantine: the object is in force as it stands. False when it was not in quarantine."""
+        if self.quarantined.pop((kind, ref), None) is None:
+            return False
+        self.db.put(_CONFIG[kind], ref, self._applied.pop((kind, ref)))
+        return True
 
     def set_mesh(self, mesh: MeshConfig) -> bool:
         return self.db.put(config.MESH, "", mesh)

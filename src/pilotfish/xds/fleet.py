@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -33,11 +33,24 @@ class Connection:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     sent_at: dict[str, float] = field(default_factory=dict)
     """When each type was last sent, seconds since the epoch, by type URL."""
+    sent_state: dict[str, int] = field(default_factory=dict)
+    """`Fleet.state` as of the last response of each type."""
+    good_state: dict[str, int] = field(default_factory=dict)
+    """The same of the last response of each type that the proxy acknowledged."""
+    changed_since: float | None = None
+    """When the first change that it has not acknowledged came, on the loop's clock; None when it has all."""
 
     @property
     def idle(self) -> bool:
         """Everything sent has been answered."""
         return not any(watch.outstanding for watch in self.session.watches.values())
+
+    def tell(self, names: Mapping[str, frozenset[str]] | None, since: float) -> None:
+        """These names (None: perhaps all) have changed. Its stream sends what the proxy wants of them."""
+        self.session.changed(names)
+        if self.changed_since is None:
+            self.changed_since = since
+        self.wake.set()
 
 
 class Fleet:
@@ -53,8 +66,11 @@ class Fleet:
         self._first_change = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._cost = 0.0
-        self.compile: Callable[[], Callable[[Connection], bool]] = lambda: lambda _: True
-        """Called once before a round, to bring the compiled state up to date; says whom the round concerns."""
+        self.state = 0
+        """How new the compiled state is: a number that grows with the configuration. Set by whoever compiles."""
+        self.compile: Callable[[], Callable[[Connection], Mapping[str, frozenset[str]] | None]] = lambda: lambda _: None
+        """Called once before a round, to bring the compiled state up to date; says what changed for a connection, by
+        type URL: nothing, some names, or (None) perhaps everything."""
         self.after_push: Callable[[], None] = lambda: None
         """Called once after a round."""
 
@@ -94,7 +110,8 @@ class Fleet:
         started = time.perf_counter()
         concerned = self.compile()
         for connection in self:
-            if concerned(connection):
-                connection.wake.set()
+            names = concerned(connection)
+            if names is None or names:
+                connection.tell(names, self._first_change)
         self.after_push()
         self._cost = min(time.perf_counter() - started, LONGEST_SECONDS / 2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,11 +86,19 @@ def parse(body: bytes, *, delta: bool) -> tuple[Request, Node | None]:
                 message.type_url,
                 nonce=message.response_nonce,
                 error=error,
-                subscribe=tuple(message.resource_names_subscribe),
-                unsubscribe=tuple(message.resource_names_unsubscribe),
-                initial_versions=dict(message.initial_resource_versions),
+                subscribe=_shared(message.resource_names_subscribe),
+                unsubscribe=_shared(message.resource_names_unsubscribe),
+                initial_versions={
+                    sys.intern(name): sys.intern(version)
+                    for name, version in message.initial_resource_versions.items()
+                },
             ),
             node,
         )
-    names = tuple(message.resource_names)
+    names = _shared(message.resource_names)
     return Request(message.type_url, nonce=message.response_nonce, error=error, names=names), node
+
+
+def _shared(names: Iterable[str]) -> tuple[str, ...]:
+    """Proxies ask for the same names: one string each serves them all."""
+    return tuple(map(sys.intern, names))

@@ -56,7 +56,11 @@ class Backend(Protocol):
         """What a tool asks: the type of the answer, and its resources as (type URL, bytes). Raises GRPCError."""
 
     def sent(self, connection: Connection, response: Response, seconds: float) -> None: ...
+    def acknowledged(self, connection: Connection, watch: Watch) -> None: ...
     def refused(self, connection: Connection, watch: Watch) -> None: ...
+    def converged(self, connection: Connection, seconds: float) -> None:
+        """A proxy has acknowledged all that changes caused; the first of them came so long ago."""
+
     def failed(self, connection: Connection, error: Exception) -> None: ...
 
 
@@ -185,8 +189,13 @@ class DiscoveryService:
     def _take(self, connection: Connection, request: Request) -> None:
         if request.type_url == HEALTH_TYPE:
             return
+        known = connection.session.watches.get(request.type_url)
+        answers = known is not None and known.outstanding and request.nonce == known.nonce_sent
         watch = connection.session.receive(request)
-        if request.error is not None:
+        if answers and request.error is None:
+            connection.good_state[request.type_url] = connection.sent_state.get(request.type_url, 0)
+            self.backend.acknowledged(connection, watch)
+        elif answers:
             log.warning("%s refused %s: %s", connection.id, request.type_url.rpartition(".")[2], request.error)
             self.backend.refused(connection, watch)
         connection.wake.set()
@@ -196,10 +205,15 @@ class DiscoveryService:
             await connection.wake.wait()
             connection.wake.clear()
             while (response := self._next(connection)) is not None:
+                connection.sent_state[response.type_url] = self.fleet.state
                 started = time.perf_counter()
                 await stream.send_message(response.body)
                 connection.sent_at[response.type_url] = time.time()
                 self.backend.sent(connection, response, time.perf_counter() - started)
+            if connection.changed_since is not None and connection.idle:
+                seconds = asyncio.get_running_loop().time() - connection.changed_since
+                connection.changed_since = None
+                self.backend.converged(connection, seconds)
 
     def _next(self, connection: Connection) -> Response | None:
         try:

@@ -11,7 +11,9 @@ queue: when it acknowledges, it gets the latest state. The order is *make before
    (Envoy acknowledges clusters only when they are warm, for which it needs the endpoints: those never wait);
 3. clusters that are gone are taken away only when every other watch is idle and up to date.
 
-Versions are content hashes: a proxy that reconnects and says what it holds is sent only what differs.
+Versions are content hashes: a proxy that reconnects and says what it holds is sent only what differs. What it holds is
+compared as a whole once; from then on only the names that `changed` tells are looked at, so that a change costs a proxy
+what changed, not what it holds.
 Protocol: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 """
 
@@ -72,8 +74,10 @@ class Watch:
     """Version of every resource the proxy has, as far as we sent it; ABSENT for names it knows not to exist."""
     kept: dict[str, Resource] = field(default_factory=dict)
     """State of the world only, whole types: what the last response carried, to repeat what must not leave yet."""
-    seen: Mapping[str, Resource] | None = None
-    """The wildcard answer that the proxy is known to hold, to skip comparing the same object again."""
+    stale: set[str] = field(default_factory=set)
+    """Names that may differ from what the proxy holds."""
+    all_stale: bool = True
+    """Everything may."""
     must_answer: bool = True
     nonce_sent: str = ""
     nonce_acked: str = ""
@@ -81,6 +85,12 @@ class Watch:
     last_error: str = ""
     last_sent: list[str] = field(default_factory=list)
     """Names that the last response brought or changed."""
+    replaced: dict[str, str] = field(default_factory=dict)
+    """Of names whose last form was not acknowledged (yet), the version that was."""
+
+    def accepted(self, name: str) -> str:
+        """The version of a resource that the proxy has in force; empty when it has none."""
+        return self.replaced.get(name, self.held.get(name, ABSENT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,16 @@ class Session:
             self._subscribe_sotw(watch, request, first)
         return watch
 
+    def changed(self, names: Mapping[str, Iterable[str]] | None = None) -> None:
+        """The source has changed: these names of these types, or (None) perhaps everything."""
+        if names is None:
+            for watch in self.watches.values():
+                watch.all_stale = True
+            return
+        for type_url, some in names.items():
+            if (told := self.watches.get(type_url)) is not None:
+                told.stale.update(some)
+
     def _acknowledge(self, watch: Watch, request: Request) -> None:
         if request.nonce != watch.nonce_sent:
             return  # about an older response: the proxy will still answer the latest
@@ -124,6 +144,8 @@ class Session:
         watch.last_error = request.error or ""
         if request.error is None:
             watch.nonce_acked = request.nonce
+            for name in watch.last_sent:
+                watch.replaced.pop(name, None)
 
     def _subscribe_delta(self, watch: Watch, request: Request, first: bool) -> None:
         if first:
@@ -133,20 +155,21 @@ class Session:
             watch.wildcard = not request.subscribe and request.type_url in WILDCARD_TYPES
         for name in request.subscribe:
             if name == "*":
-                watch.wildcard = True
+                watch.wildcard = watch.all_stale = True
                 continue
             watch.names.add(name)
+            watch.stale.add(name)
             if not first:
                 watch.held.pop(name, None)  # asked again: it wants the resource, whatever it had
         for name in request.unsubscribe:
             if name == "*":
-                watch.wildcard = False
+                watch.wildcard, watch.all_stale = False, True
                 continue
             watch.names.discard(name)
-            if not watch.wildcard:
+            if watch.wildcard:
+                watch.stale.add(name)
+            else:
                 watch.held.pop(name, None)
-        if request.subscribe or request.unsubscribe:
-            watch.seen = None
 
     def _subscribe_sotw(self, watch: Watch, request: Request, first: bool) -> None:
         names = set(request.names) - {"*"}
@@ -157,8 +180,8 @@ class Session:
         if names != watch.names:
             for gone in watch.names - names:
                 watch.held.pop(gone, None)
+            watch.stale |= names ^ watch.names
             watch.names = names
-            watch.seen = None
 
     # --------------------------------------------------------------- responses
 
@@ -184,32 +207,46 @@ class Session:
 
     def _respond(self, watch: Watch, source: Source, *, settle: bool) -> Response | None:
         """Compare what the watch wants with what the proxy holds. Without `settle`, what is gone stays for now."""
-        wanted = self._wanted(watch, source)
-        if wanted is None:
+        if not (watch.stale or watch.all_stale or watch.must_answer):
             return None
-        changed = [one for one in wanted.values() if watch.held.get(one.name) != one.version]
-        missing = [n for n in watch.names if n not in wanted and watch.held.get(n) != ABSENT]
-        gone = [n for n, v in watch.held.items() if n not in wanted and n not in watch.names and v != ABSENT]
-        leaving = missing + (gone if settle else [])
+        changed, missing, gone = self._compare(watch, source)
+        leaving, staying = (missing + gone, []) if settle else (missing, gone)
+        response = None
         if changed or leaving or watch.must_answer:
-            staying = [] if settle else gone
-            return self._build(watch, wanted, changed, leaving, staying)
-        if settle:
-            watch.seen = wanted if watch.wildcard and not watch.names else None
-        return None
+            response = self._build(watch, source, changed, leaving, staying)
+        watch.stale, watch.all_stale = set(staying), False
+        if response is not None and watch.type_url == CLUSTER:
+            self._rewarm(one.name for one in changed)
+        return response
 
-    def _wanted(self, watch: Watch, source: Source) -> Mapping[str, Resource] | None:
-        """None when the proxy is known to hold exactly this."""
-        if watch.wildcard and not watch.names:
-            every = source.every(watch.type_url)
-            return None if every is watch.seen and not watch.must_answer else every
-        found = {name: one for name in watch.names if (one := source.one(watch.type_url, name)) is not None}
-        return {**source.every(watch.type_url), **found} if watch.wildcard else found
+    @staticmethod
+    def _compare(watch: Watch, source: Source) -> tuple[list[Resource], list[str], list[str]]:
+        """What the proxy lacks, what it asked for that does not exist, and what it holds that is no longer wanted."""
+        type_url, held, names = watch.type_url, watch.held, watch.names
+        every = source.every(type_url) if watch.wildcard else {}
+        candidates: Iterable[str] = watch.stale
+        if watch.all_stale or watch.must_answer:
+            candidates = dict.fromkeys((*every, *names, *held))
+        changed: list[Resource] = []
+        missing: list[str] = []
+        gone: list[str] = []
+        for name in candidates:
+            found = (source.one(type_url, name) if name in names else None) or every.get(name)
+            version = held.get(name)
+            if found is not None:
+                if version != found.version:
+                    changed.append(found)
+            elif name in names:
+                if version != ABSENT:
+                    missing.append(name)
+            elif version:
+                gone.append(name)
+        return changed, missing, gone
 
     def _build(
         self,
         watch: Watch,
-        wanted: Mapping[str, Resource],
+        source: Source,
         changed: list[Resource],
         leaving: list[str],
         staying: list[str],
@@ -220,29 +257,35 @@ class Session:
             body = delta_response(watch.type_url, nonce, changed, leaving, self.control_plane)
             count = len(changed) + len(leaving)
         else:
-            sent = self._sotw_resources(watch, wanted, changed, staying)
+            sent = self._sotw_resources(watch, source, changed, staying)
             body = sotw_response(watch.type_url, nonce, sent, self.control_plane)
             count = len(sent)
         watch.last_sent = [one.name for one in changed]
         for one in changed:
+            watch.replaced.setdefault(one.name, watch.held.get(one.name, ABSENT))
             watch.held[one.name] = one.version
         for name in leaving:
+            watch.replaced.pop(name, None)
             if name in watch.names:
                 watch.held[name] = ABSENT
             else:
                 del watch.held[name]
-        watch.nonce_sent, watch.outstanding, watch.must_answer, watch.seen = nonce, True, False, None
-        if watch.type_url == CLUSTER:
-            self._rewarm(one.name for one in changed)
+        watch.nonce_sent, watch.outstanding, watch.must_answer = nonce, True, False
         return Response(watch.type_url, nonce, body, count)
 
     @staticmethod
     def _sotw_resources(
-        watch: Watch, wanted: Mapping[str, Resource], changed: list[Resource], staying: list[str]
+        watch: Watch, source: Source, changed: list[Resource], staying: list[str]
     ) -> list[Resource]:
         """Whole types repeat everything, since what is not named is deleted; the others carry what is new."""
+        if watch.type_url not in WILDCARD_TYPES and not watch.must_answer:
+            return changed
+        wanted = dict(source.every(watch.type_url)) if watch.wildcard else {}
+        for name in watch.names:
+            if (found := source.one(watch.type_url, name)) is not None:
+                wanted[name] = found
         if watch.type_url not in WILDCARD_TYPES:
-            return list(wanted.values()) if watch.must_answer else changed
+            return list(wanted.values())
         sent = [*wanted.values(), *(watch.kept[name] for name in staying if name in watch.kept)]
         watch.kept = {one.name: one for one in sent}
         return sent
@@ -252,4 +295,5 @@ class Session:
         endpoints = self.watches.get(ENDPOINT)
         if endpoints is not None:
             for name in clusters:
-                endpoints.held.pop(name, None)
+                if endpoints.held.pop(name, None) is not None:
+                    endpoints.stale.add(name)
