@@ -14,7 +14,8 @@ from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.refusals import Refusals
 from pilotfish.envoy import Compiler
 from pilotfish.envoy.resource import CLUSTER, ENDPOINT, EXTENSION, LISTENER, NAME_TABLE, ROUTE, SECRET, Resource
-from pilotfish.mesh import inputs
+from pilotfish.mesh import inputs, workloads
+from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.proxies import BadNode, View
 from pilotfish.mesh.world import World
 from pilotfish.xds.fleet import Connection, Fleet
@@ -43,7 +44,13 @@ class ProxySource:
         self._node = node.json()
         self._identity: tuple[str, str] | None = None
         self.view: View = compiler.view(self._node, None)
+        self._ref = Ref(self.view.namespace, node.pod)
+        self._seen = self._determined()
         compiler.watch(self.view)
+
+    def _determined(self) -> tuple[object, object]:
+        """What may make it another view: its pod, and who it has proved to be."""
+        return workloads.pod(self._compiler.db, self._ref), self._identity
 
     def trust(self, identity: tuple[str, str]) -> None:
         """From the next refresh on the proxy gets what only this (namespace, service account) may have: secrets."""
@@ -51,6 +58,10 @@ class ProxySource:
 
     def refresh(self) -> bool:
         """Look whether the proxy has become another view; True when it has."""
+        seen = self._determined()
+        if seen == self._seen:
+            return False
+        self._seen = seen
         view = self._compiler.view(self._node, self._identity)
         if view is self.view:
             return False

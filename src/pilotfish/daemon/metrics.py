@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from pilotfish import __version__
+from pilotfish.ca.service import Counts
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not say
 
 _SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 3, 5, 10, 20, 30)
 _BYTES = (1e3, 1e4, 1e5, 1e6, 4e6, 1e7, 4e7)
@@ -47,20 +59,6 @@ class Metrics:
         )
         self.services = self._gauge("pilot_services", "Services known.")
         self.virtual_services = self._gauge("pilot_virt_services", "VirtualServices known.")
-        self.csr = _Count(self.registry, "citadel_server_csr_count", "Signing requests.")
-        self.csr_unauthenticated = _Count(
-            self.registry, "citadel_server_authentication_failure_count", "Signing requests of unproved callers."
-        )
-        self.csr_unreadable = _Count(
-            self.registry, "citadel_server_csr_parsing_err_count", "Signing requests that could not be read."
-        )
-        self.csr_failed = _Count(
-            self.registry, "citadel_server_csr_sign_err_count", "Signing requests that could not be signed.", "error"
-        )
-        self.csr_signed = _Count(self.registry, "citadel_server_success_cert_issuance_count", "Certificates issued.")
-        self.root_expiry = self._gauge(
-            "citadel_server_root_cert_expiry_timestamp", "When the root ends, seconds since the epoch."
-        )
         self.injections = Counter(
             "sidecar_injection_requests", "Pods that were to be injected.", registry=self.registry
         )
@@ -84,6 +82,28 @@ class Metrics:
         self._gauge("istiod_uptime_seconds", "Seconds since the start.").set_function(
             lambda: time.monotonic() - started
         )
+
+    def root_expires(self, when: Callable[[], datetime]) -> None:
+        """Export when the root ends."""
+        gauge = self._gauge("citadel_server_root_cert_expiry_timestamp", "When the root ends, seconds since the epoch.")
+        gauge.set_function(lambda: when().timestamp())
+
+    def signing(self, counts: Counts) -> None:
+        """Export what the signing service counts."""
+
+        def export(name: str, text: str, field: str) -> None:
+            self._gauge(name, text).set_function(lambda: getattr(counts, field))
+
+        export("citadel_server_csr_count", "Signing requests.", "csr")
+        export(
+            "citadel_server_authentication_failure_count",
+            "Signing requests of unproved callers.",
+            "authentication_failure",
+        )
+        export("citadel_server_csr_parsing_err_count", "Signing requests that could not be read.", "parsing_error")
+        export("citadel_server_success_cert_issuance_count", "Certificates issued.", "success")
+        failed = self._gauge("citadel_server_csr_sign_err_count", "Requests that could not be signed.", "error")
+        failed.labels("CERT_GEN_ERROR").set_function(lambda: counts.signing_error)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

@@ -86,7 +86,8 @@ class Refusals:
         """A proxy has refused a response made from the configuration of `state`; it had accepted that of `good`."""
         known = [one for one in (good, self._good.get(view, {}).get(watch.type_url)) if one is not None]
         for name in _named(watch):
-            trial = next((t for t in self._trials if (t.view, t.type_url, t.name) == (view, watch.type_url, name)), None)
+            about = (view, watch.type_url, name)
+            trial = next((one for one in self._trials if (one.view, one.type_url, one.name) == about), None)
             if trial is None:
                 steps = list(self._steps(view, watch.type_url, name, max(known) if known else None))
                 trial = Trial(view, watch.type_url, name, watch.last_error, steps)
@@ -179,8 +180,6 @@ class Refusals:
 def _named(watch: Watch) -> list[str]:
     """The resources of the last response that the refusal names; all of them when it names none."""
     named = [
-        name
-        for name in watch.last_sent
-        if re.search(rf"(?<![\w.|:/-]){re.escape(name)}(?![\w|/-])", watch.last_error)
+        name for name in watch.last_sent if re.search(rf"(?<![\w.|:/-]){re.escape(name)}(?![\w|/-])", watch.last_error)
     ]
     return named or list(watch.last_sent)

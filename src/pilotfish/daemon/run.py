@@ -8,18 +8,19 @@ import logging
 import signal
 import socket
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from cryptography.x509 import Certificate
 from grpclib.server import Server
 
 from pilotfish import __version__, api
-from pilotfish.ca.authority import Authority, AuthorityError
+from pilotfish.ca.authority import Authority, AuthorityError, utc_now
 from pilotfish.ca.caller import Authenticator, Caller
 from pilotfish.ca.distribution import RootDistribution
-from pilotfish.ca.keeper import from_files, from_secret, needs_renewal, renew
+from pilotfish.ca.keeper import SECRET_NAME, from_files, from_secret, needs_renewal, renew
 from pilotfish.ca.review import TokenReviewer
 from pilotfish.ca.service import CertificateService
 from pilotfish.daemon.backend import MeshBackend
@@ -40,8 +41,9 @@ from pilotfish.inject.context import Context
 from pilotfish.kube import config as kubeconfig
 from pilotfish.kube.client import Client
 from pilotfish.kube.errors import KubeError
-from pilotfish.kube.informer import Informers
+from pilotfish.kube.informer import Change, Informers
 from pilotfish.kube.leader import LeaderElection
+from pilotfish.kube.resources import SECRETS
 from pilotfish.mesh import workloads
 from pilotfish.mesh.config import Settings, mesh
 from pilotfish.mesh.inputs import Ref
@@ -54,6 +56,8 @@ log = logging.getLogger(__name__)
 
 LEASE = "istio-leader"
 AUTHORITY_CHECK = timedelta(hours=1)
+FILES_CHECK_SECONDS = 20
+"""How often the plugged-in files are looked at; the Secret is watched."""
 
 
 class StartError(Exception):
@@ -72,6 +76,8 @@ class Daemon:
         self.compiler = Compiler(self.world)
         self.authority: Authority
         self._plugged_in = False
+        self._leaving: dict[Certificate, datetime] = {}
+        """Roots that are no longer plugged in, and until when they stay trusted."""
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -84,8 +90,8 @@ class Daemon:
         except KubeError as error:
             raise StartError(f"no access to a Kubernetes API: {error}") from error
         async with client, asyncio.TaskGroup() as tasks:
-            await self._with(client, tasks)
-            await self._stop.wait()
+            tasks.create_task(self._with(client, tasks), name="start")
+            await self._stop.wait()  # also while the API server is waited for
             log.info("stopping")
             raise _Stopped
 
@@ -105,7 +111,7 @@ class Daemon:
         await self._listen(tasks, http, options.http)
         await self._listen(tasks, metrics, options.monitoring)
         self.authority = await self._load_authority(client)
-        self.metrics.root_expiry.set(self.authority.certificate.not_valid_after_utc.timestamp())
+        self.metrics.root_expires(lambda: self.authority.certificate.not_valid_after_utc)
         serving = ServingCertificate(lambda: self.authority, options.serving_names)
         await feed.start(tasks)
         feed.on_change = self.fleet.changed
@@ -158,6 +164,7 @@ class Daemon:
         certificates = CertificateService(
             lambda: self.authority, authenticate, options.default_workload_ttl, self._describe
         )
+        self.metrics.signing(certificates.counts)
         control_plane = proto.encode(
             "envoy.config.core.v3.ControlPlane", {"identifier": f"pilotfishd-{__version__}/{options.pod_name}"}
         )
@@ -240,12 +247,23 @@ class Daemon:
                 duties.create_task(self._renew_root(client), name="root renewal")
                 duties.create_task(status.run(), name="status")
 
+        again = asyncio.Event()
+        secrets = informers.get(SECRETS)
+
+        def secret_changed(change: Change) -> None:
+            meta = change.object["metadata"]
+            if (meta["namespace"], meta["name"]) == (self.options.namespace, SECRET_NAME):
+                again.set()
+
         async def follow() -> None:
+            secrets.add_handler(secret_changed)
             while True:
-                await asyncio.sleep(60)
-                await self._reload_authority(client, serving)
-                distribution.roots_changed()
-                patcher.roots_changed()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(again.wait(), FILES_CHECK_SECONDS)
+                again.clear()
+                if await self._reload_authority(client, serving):
+                    distribution.roots_changed()
+                    patcher.roots_changed()
 
         async with asyncio.TaskGroup() as both:
             both.create_task(follow(), name="authority reload")
@@ -263,19 +281,38 @@ class Daemon:
                     log.warning("the root could not be renewed yet: %s", error)
             await asyncio.sleep(AUTHORITY_CHECK.total_seconds())
 
-    async def _reload_authority(self, client: Client, serving: ServingCertificate) -> None:
+    async def _reload_authority(self, client: Client, serving: ServingCertificate) -> bool:
+        """True when the authority or its roots are others than before."""
         try:
             if self._plugged_in:
-                loaded = from_files(self.options.cacerts) or self.authority
+                loaded = self._from_files() or self.authority
             else:
                 loaded = await from_secret(client, self.options.namespace, self._trust_domain())
         except (AuthorityError, KubeError) as error:
             log.warning("the authority in force stays: %s", error)
-            return
-        if loaded.certificate != self.authority.certificate or loaded.roots != self.authority.roots:
+            return False
+        different = loaded.certificate != self.authority.certificate or loaded.roots != self.authority.roots
+        if different:
             log.info("the authority has changed")
             self.authority = loaded
         serving.refresh()
+        return different
+
+    def _from_files(self) -> Authority | None:
+        """The plugged-in authority. The roots in use before stay trusted until the workload certificates that they
+        vouch for have been renewed: a directory replaced at once must not cut off whoever is connected."""
+        loaded = from_files(self.options.cacerts)
+        if loaded is None:
+            return None
+        now = utc_now()
+        for root in self.authority.roots:
+            if root not in loaded.roots:
+                until = self._leaving.setdefault(root, now + self.options.default_workload_ttl)
+                log.debug("a root that is no longer plugged in stays trusted until %s", until)
+        for root in loaded.roots:
+            self._leaving.pop(root, None)
+        kept = (root for root, until in self._leaving.items() if now < min(until, root.not_valid_after_utc))
+        return loaded.trusting(tuple(kept))
 
 
 def _access(options: Options) -> kubeconfig.Config:

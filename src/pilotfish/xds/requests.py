@@ -61,13 +61,13 @@ def _node(message: Any) -> Node | None:
         )
     kind, ip, name, _ = parts
     metadata = json_format.MessageToDict(message.metadata)
-    pod, _, namespace = name.partition(".")
+    pod, _, namespace = name.rpartition(".")  # as the mesh reads it: names of pods may have dots
     return Node(
         id=message.id,
         kind=kind,
         ip=ip,
-        pod=pod,
-        namespace=str(metadata.get("NAMESPACE") or namespace.partition(".")[0]),
+        pod=pod or name,
+        namespace=str(metadata.get("NAMESPACE") or namespace),
         cluster=message.cluster,
         metadata=metadata,
         locality=(message.locality.region, message.locality.zone, message.locality.sub_zone),
@@ -89,8 +89,7 @@ def parse(body: bytes, *, delta: bool) -> tuple[Request, Node | None]:
                 subscribe=_shared(message.resource_names_subscribe),
                 unsubscribe=_shared(message.resource_names_unsubscribe),
                 initial_versions={
-                    sys.intern(name): sys.intern(version)
-                    for name, version in message.initial_resource_versions.items()
+                    sys.intern(name): sys.intern(version) for name, version in message.initial_resource_versions.items()
                 },
             ),
             node,

@@ -274,9 +274,7 @@ class Session:
         return Response(watch.type_url, nonce, body, count)
 
     @staticmethod
-    def _sotw_resources(
-        watch: Watch, source: Source, changed: list[Resource], staying: list[str]
-    ) -> list[Resource]:
+    def _sotw_resources(watch: Watch, source: Source, changed: list[Resource], staying: list[str]) -> list[Resource]:
         """Whole types repeat everything, since what is not named is deleted; the others carry what is new."""
         if watch.type_url not in WILDCARD_TYPES and not watch.must_answer:
             return changed
