@@ -118,6 +118,7 @@ def test_capture_annotations_become_flags(annotations: dict[str, str], flags: di
         ({"proxy.istio.io/config": "a: [b"}, "not YAML"),
         ({"prometheus.io/port": "15090"}, "is a port of the mesh"),
         ({"sidecar.istio.io/userVolume": "x"}, "not JSON"),
+        ({"sidecar.istio.io/userVolume": '[{"emptyDir": {}}]'}, "objects with names"),
         ({"sidecar.istio.io/nativeSidecar": "maybe"}, "neither true nor false"),
     ],
 )
@@ -125,6 +126,22 @@ def test_bad_annotations_are_named(annotations: dict[str, str], text: str) -> No
     """A value that does not fit fails the admission with the annotation's name."""
     with pytest.raises(InjectionError, match=text):
         injected(pod(annotations))
+
+
+@pytest.mark.parametrize(
+    ("volume", "mount"),
+    [
+        ('[{"name": "ca", "configmap": {"name": "ca"}}]', '[{"name": "ca", "mountPath": "/ca", "readonly": true}]'),
+        ('{"ca": {"configMap": {"name": "ca"}}}', '{"ca": {"mountPath": "/ca", "readOnly": true}}'),
+    ],
+)
+def test_volumes_for_the_proxy(volume: str, mount: str) -> None:
+    """Both ways of writing them that Istio takes: the proxy gets the mounts, the application does not."""
+    made = injected(pod({"sidecar.istio.io/userVolume": volume, "sidecar.istio.io/userVolumeMount": mount}))
+    assert {"name": "ca", "configMap": {"name": "ca"}} in made["spec"]["volumes"]
+    wanted = {"name": "ca", "mountPath": "/ca", "readOnly": True}
+    having = [c["name"] for c in made["spec"]["containers"] if wanted in (c.get("volumeMounts") or ())]
+    assert having == ["istio-proxy"]
 
 
 def test_probes_go_through_the_agent() -> None:

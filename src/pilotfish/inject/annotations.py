@@ -68,14 +68,21 @@ class Annotations:
             raise InjectionError(f"annotation {name}: {text!r} is not one of {', '.join(allowed)}")
         return text
 
-    def json_object(self, name: str) -> dict[str, Any]:
+    def named(self, name: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Objects with names, written as JSON: a list of them, or an object with the name as key.
+
+        Fields are found whatever the case of their letters, as Istio finds them (`readonly` is common).
+        """
         text = self.text(name)
         if not text:
-            return {}
+            return []
         try:
             found = json.loads(text)
         except ValueError as error:
             raise InjectionError(f"annotation {name}: not JSON: {error}") from error
-        if not isinstance(found, dict):
-            raise InjectionError(f"annotation {name}: a JSON object is expected")
-        return found
+        if isinstance(found, dict):
+            found = [{"name": key, **value} if isinstance(value, dict) else value for key, value in found.items()]
+        if not isinstance(found, list) or not all(isinstance(one, dict) and one.get("name") for one in found):
+            raise InjectionError(f"annotation {name}: a JSON list of objects with names, or an object, is expected")
+        spelled = {field.lower(): field for field in fields}
+        return [{spelled.get(key.lower(), key): value for key, value in one.items()} for one in found]

@@ -135,13 +135,25 @@ def _exclusive(container: Object, layer: Object) -> Object:
     return container
 
 
+_VOLUME_FIELDS = (
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "hostPath",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+)
+_MOUNT_FIELDS = ("mountPath", "mountPropagation", "readOnly", "subPath", "subPathExpr")
+
+
 def _user_volumes(context: Context, spec: Object) -> None:
-    volumes = context.annotations.json_object(f"{SIDECAR}userVolume")
-    _add(spec.setdefault("volumes", []), [{"name": name, **value} for name, value in volumes.items()])
-    user_mounts = context.annotations.json_object(f"{SIDECAR}userVolumeMount")
+    _add(spec.setdefault("volumes", []), context.annotations.named(f"{SIDECAR}userVolume", _VOLUME_FIELDS))
+    mounts = context.annotations.named(f"{SIDECAR}userVolumeMount", _MOUNT_FIELDS)
     for container in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ())):
-        if container["name"] == PROXY and user_mounts:
-            container.setdefault("volumeMounts", []).extend({"name": k, **v} for k, v in user_mounts.items())
+        if container["name"] == PROXY and mounts:
+            container.setdefault("volumeMounts", []).extend(mounts)
 
 
 def _place_proxy(context: Context, spec: Object, *, first: bool) -> None:
