@@ -108,7 +108,9 @@ class Mesh:
 
     def page(self, *arguments: str, path: str = "/productpage", host: str = HOST) -> tuple[int, str]:
         """Through the gateway: status and body."""
-        _, text = curl("-H", f"Host: {host}", "-w", "\n%{http_code}", *arguments, f"http://127.0.0.1:8080{path}")
+        _, text = curl(
+            "-H", f"Host: {host}", "-w", "\n%{http_code}", *arguments, f"http://{self.cluster.address}:8080{path}"
+        )
         body, _, status = text.rpartition("\n")
         return int(status), body
 
@@ -272,7 +274,7 @@ kind: PeerAuthentication
 metadata: {name: default}
 spec: {mtls: {mode: STRICT}}
 """
-    url = "http://127.0.0.1:30980/productpage"
+    url = f"http://{mesh.cluster.address}:30980/productpage"
     with mesh.objects(node_port):
         wait_until(lambda: "Simple Bookstore App" in curl(url)[1], "permissive serves plain text")
         with mesh.objects(strict):
@@ -340,6 +342,7 @@ def test_bad_objects_are_refused_or_contained(mesh: Mesh) -> None:
 class Load:
     """Requests through the gateway, one after the other on a kept connection, until it is stopped."""
 
+    address: str
     statuses: Counter[int | str] = field(default_factory=Counter)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -356,7 +359,7 @@ class Load:
             thread.join()
 
     def _run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=15)
+        connection = http.client.HTTPConnection(self.address, 8080, timeout=30)
         while not self._stop.is_set():
             try:
                 connection.request("GET", "/productpage", headers={"Host": HOST})
@@ -377,7 +380,7 @@ class Load:
 
 def test_no_request_is_lost_while_weights_change(mesh: Mesh) -> None:
     """Under load, a dozen changes of routes and subsets cost no answer."""
-    with Load() as load, mesh.objects(reviews_routes(f"route: [{to('v1')}]")):
+    with Load(mesh.cluster.address) as load, mesh.objects(reviews_routes(f"route: [{to('v1')}]")):
         load.more(20)
         for step in range(6):
             mesh.apply(reviews_routes(f"route: [{to('v2', 100 - 10 * step)}, {to('v3', 10 * step)}]"))
@@ -390,7 +393,7 @@ def test_control_plane_may_die(mesh: Mesh) -> None:
     """Killed with -9 under load and restarted: no answer is lost, and proxies follow new rules afterwards."""
     pods = mesh.cluster.get("pods", "-n", "istio-system", "-l", "app=istiod")["items"]
     before = pods[0]["status"]["containerStatuses"][0]["restartCount"]
-    with Load() as load:
+    with Load(mesh.cluster.address) as load:
         load.more(20)
         found = _control_planes(mesh.cluster)
         assert found
@@ -479,17 +482,16 @@ def test_ordinary_users_have_the_whole_mesh() -> None:
     with fresh("rootless") as cluster:
         cluster.up()
         cluster.pilotfish("install", "-y", "--set", "profile=minimal")
-        ingress = (SAMPLES / "ingress" / "ingress.yaml").read_text().replace("port: 8080", "port: 18080")
-        cluster.kubectl("apply", "-f", "-", input_=ingress.replace("port: 8443", "port: 18443"))
+        cluster.kubectl("apply", "-f", str(SAMPLES / "ingress" / "ingress.yaml"))
         cluster.kubectl("create", "namespace", BOOKS)
         cluster.kubectl("label", "namespace", BOOKS, "istio-injection=enabled")
         cluster.kubectl("apply", "-n", BOOKS, "-f", str(SAMPLES / "bookinfo" / "bookinfo.yaml"))
-        cluster.apply(GATEWAY.replace("number: 8080", "number: 18080"), BOOKS)
+        cluster.apply(GATEWAY, BOOKS)
         cluster.ready(BOOKS)
         cluster.ready("istio-ingress")
 
         def page() -> str:
-            return curl("-H", f"Host: {HOST}", "http://127.0.0.1:18080/productpage")[1]
+            return curl("-H", f"Host: {HOST}", f"http://{cluster.address}:8080/productpage")[1]
 
         wait_until(lambda: "<title>Simple Bookstore App</title>" in page(), "the gateway serves the product page", 30)
         strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default}\n"
@@ -512,7 +514,7 @@ def test_gateway_certificates_come_from_secrets(mesh: Mesh, tmp_path: Path) -> N
         return mesh.cluster.kubectl("create", "secret", "tls", "book-cert", "-n", "istio-ingress", *options)
 
     def served() -> str:
-        resolve = ("--resolve", "secure.book.example.com:8443:127.0.0.1")
+        resolve = ("--resolve", f"secure.book.example.com:8443:{mesh.cluster.address}")
         return curl("-kv", *resolve, "https://secure.book.example.com:8443/productpage")[1]
 
     gateway = """

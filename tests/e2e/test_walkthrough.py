@@ -176,20 +176,19 @@ def test_published_ports(cluster: Cluster, namespace: str) -> None:
     n = ("-n", namespace)
     cluster.kubectl("expose", *n, "deploy/echo", "--name=outside", "--type=NodePort", "--port=8080")
     port = cluster.get("service", "outside", *n)["spec"]["ports"][0]["nodePort"]
-    wait_until(lambda: curl(f"http://127.0.0.1:{port}/np")[0] == 0, "the NodePort answers")
-    assert '"path": "/np"' in curl(f"http://127.0.0.1:{port}/np")[1]
+    wait_until(lambda: curl(f"http://{cluster.address}:{port}/np")[0] == 0, "the NodePort answers")
+    assert '"path": "/np"' in curl(f"http://{cluster.address}:{port}/np")[1]
     cluster.kubectl(
-        "expose", *n, "deploy/echo", "--name=balanced", "--type=LoadBalancer", "--port=18480", "--target-port=8080"
+        "expose", *n, "deploy/echo", "--name=balanced", "--type=LoadBalancer", "--port=8080", "--target-port=8080"
     )
     address = wait_until(
         lambda: cluster.get("service", "balanced", *n)["status"].get("loadBalancer", {}).get("ingress"), "an address"
     )
     assert address[0]["ip"]
-    if cluster.mode == "rootful":  # two clusters cannot publish the same port of the machine
-        wait_until(lambda: curl("http://127.0.0.1:18480/lb")[0] == 0, "the load balancer answers")
-        assert '"path": "/lb"' in curl("http://127.0.0.1:18480/lb")[1]
+    wait_until(lambda: curl(f"http://{cluster.address}:8080/lb")[0] == 0, "the load balancer answers")
+    assert '"path": "/lb"' in curl(f"http://{cluster.address}:8080/lb")[1]
     cluster.kubectl("delete", "service", *n, "outside", "balanced")
-    wait_until(lambda: curl(f"http://127.0.0.1:{port}/np")[0] == 7, "the NodePort is closed")
+    wait_until(lambda: curl(f"http://{cluster.address}:{port}/np")[0] == 7, "the NodePort is closed")
 
 
 def test_names_and_dead_addresses(cluster: Cluster, namespace: str) -> None:
