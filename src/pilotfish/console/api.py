@@ -3,9 +3,9 @@
 | request | answer |
 |---|---|
 | `GET /api/health` | what is collected and what goes wrong |
-| `GET /api/metrics?by=LABEL&…&where=LABEL=VALUE&…&window=60` | `{"traffic": [Traffic]}`; several values of a label: any of them |
+| `GET /api/metrics?by=LABEL&…&where=LABEL=VALUE&…&window=60` | `{"traffic": [Traffic]}`; a label twice: any value |
 | `GET /api/metrics/graph?window=60&namespace=NS` | `{"edges": [Traffic]}`, every edge once |
-| `GET /api/metrics/range?metric=NAME&by=…&where=…&since=600&step=15` | `{"series": [{"labels", "points"}]}`, per second |
+| `GET /api/metrics/range?metric=NAME&by=…&since=600&step=15` | `{"series": [{"labels", "points"}]}`, per second |
 | `GET /api/traces?service=S&since=600&tag=K=V&min_duration=0.1&limit=20` | `{"traces": [[Span]]}`, the latest first |
 | `GET /api/traces/services` | `{"services": [name]}` |
 | `GET /api/traces/ID` | `{"trace": [Span]}` |
@@ -38,7 +38,7 @@ _MAX_TRACES = 1000
 _Handler = Callable[[web.Request], Awaitable[Any]]
 
 
-class _Question(Exception):
+class _QuestionError(Exception):
     """The request is wrong; the text says what."""
 
 
@@ -131,10 +131,10 @@ class Api:
     async def _range(self, request: web.Request) -> Any:
         metric = request.query.get("metric", "")
         if not metric:
-            raise _Question("name a metric: ?metric=istio_requests_total")
+            raise _QuestionError("name a metric: ?metric=istio_requests_total")
         since, step = _positive(request, "since", 600.0), _positive(request, "step", 15.0)
         if since / step > _MAX_POINTS:
-            raise _Question(f"more than {_MAX_POINTS} points: ask for a longer step or less time")
+            raise _QuestionError(f"more than {_MAX_POINTS} points: ask for a longer step or less time")
         now = time.time()
         found = await self._metrics.ranges(
             metric, by=request.query.getall("by", []), where=_where(request), start=now - since, end=now, step=step
@@ -161,7 +161,7 @@ class Api:
         try:
             found = await self._traces.trace(request.match_info["id"])
         except ValueError as error:
-            raise _Question(str(error)) from error
+            raise _QuestionError(str(error)) from error
         if not found:
             raise web.HTTPNotFound(text=f"trace {request.match_info['id']} is not known: too old, or never sampled")
         return {"trace": found}
@@ -171,7 +171,7 @@ def _answer(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response
     async def answered(request: web.Request) -> web.Response:
         try:
             return _json(await handler(request))
-        except _Question as error:
+        except _QuestionError as error:
             return _json({"error": str(error)}, 400)
         except web.HTTPNotFound as error:
             return _json({"error": error.text}, 404)
@@ -200,7 +200,7 @@ def _where(request: web.Request) -> dict[str, list[str]]:
 def _pair(text: str, parameter: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not name or (not sign and parameter == "where"):
-        raise _Question(f"{parameter}={text[:60]!r}: write {parameter}=NAME=VALUE")
+        raise _QuestionError(f"{parameter}={text[:60]!r}: write {parameter}=NAME=VALUE")
     return name, value
 
 
@@ -213,5 +213,5 @@ def _positive(request: web.Request, name: str, default: float) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < 1e8:
-        raise _Question(f"{name}={text[:40]!r}: write a number above 0")
+        raise _QuestionError(f"{name}={text[:40]!r}: write a number above 0")
     return value

@@ -104,7 +104,7 @@ async def quantiles(
 
 
 def quantile(wanted: float, buckets: Iterable[tuple[float, float]]) -> float:
-    """A quantile from cumulative buckets `(upper bound, count)`, as PromQL's histogram_quantile: linear inside a bucket;
+    """A quantile from cumulative buckets `(bound, count)`, as PromQL's histogram_quantile: linear inside a bucket;
     the last finite bound where it lies above; NaN without counts or without a bucket for everything."""
     ordered = sorted(buckets)
     if len(ordered) < 2 or ordered[-1][0] != math.inf or not ordered[-1][1] > 0:

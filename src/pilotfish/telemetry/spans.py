@@ -1,4 +1,4 @@
-"""A span, in the form of Zipkin's API (https://zipkin.io/zipkin-api/, version 2), which everything else is turned into."""
+"""A span, in the form of version 2 of Zipkin's API (https://zipkin.io/zipkin-api/): all others are turned into it."""
 
 from __future__ import annotations
 

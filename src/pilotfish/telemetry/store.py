@@ -292,7 +292,7 @@ class Store:
     # ------------------------------------------------------------------ spans
 
     async def add_spans(self, spans: Sequence[Span]) -> None:
-        """Keep spans. One with the ids of another of the same side replaces it; those outside the window are counted."""
+        """Keep spans. The same span of the same side replaces itself; those outside the window are counted."""
         now = time.time()
         oldest, newest = (now - self.window) * 1e6, (now + 300) * 1e6
         rows = []

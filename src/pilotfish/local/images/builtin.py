@@ -84,7 +84,8 @@ def _mesh() -> dict[str, Image]:
         return Image(command=[sys.executable, "-I", "-u", "-m", module], env=env, mounts=_mounts(), path=path)
 
     agent, daemon = image("pilotfish.agent"), image("pilotfish.daemon")
-    return {"*/proxyv2": agent, "*/pilotfish-agent": agent, "*/pilot": daemon, "*/pilotfishd": daemon}
+    console = {"*/pilotfish-console": image("pilotfish.console")}
+    return {"*/proxyv2": agent, "*/pilotfish-agent": agent, "*/pilot": daemon, "*/pilotfishd": daemon, **console}
 
 
 def _prometheus() -> Image:
