@@ -137,7 +137,8 @@ def _validate(asked: Object, metrics: Metrics) -> Object:
         metrics.validation_failed.inc(*labels, "invalid_resource")
         return _denied(f"annotation {ALWAYS_REJECT} asks for a refusal", 400)
     try:
-        result = validate(api.decode(obj))
+        config = api.decode(obj)
+        result = validate(config)
     except api.DecodeError as error:
         metrics.validation_failed.inc(*labels, "invalid_resource")
         return _denied(f"configuration is invalid: {error}", 400)
@@ -146,7 +147,8 @@ def _validate(asked: Object, metrics: Metrics) -> Object:
         text = "; ".join(str(one) for one in result.errors)
         return _denied(f"configuration is invalid: {text}", 400) | _warnings(result.warnings)
     metrics.validation_passed.inc(*labels)
-    return {"allowed": True} | _warnings(result.warnings)
+    idle = [f"{path}: accepted, but it has no effect in this version" for path in api.unimplemented(config)]
+    return {"allowed": True} | _warnings([*result.warnings, *idle])
 
 
 def _warnings(texts: Any) -> Object:
