@@ -138,3 +138,10 @@ def test_a_client_that_hangs_up_leaves_nothing(server: ApiServer, namespace: str
     with server.watch(maps(namespace), fieldSelector="metadata.name=last") as stream:
         server.create(maps(namespace), {"metadata": {"name": "last"}})
         assert stream.next()["object"]["metadata"]["name"] == "last"
+
+
+def test_field_selectors_a_kind_does_not_have(server: ApiServer, namespace: str) -> None:
+    """An unknown field is a 400, and so is the namespace of a kind without one."""
+    assert server.call("GET", maps(namespace), fieldSelector="data.x=y").code == 400
+    for plural in ("namespaces", "nodes"):
+        assert server.call("GET", f"/api/v1/{plural}", fieldSelector="metadata.namespace=x").code == 400

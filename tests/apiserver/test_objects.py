@@ -205,3 +205,48 @@ def test_a_namespace_ends_with_all_that_is_in_it(server: ApiServer) -> None:
     assert refused.json["details"]["causes"][0]["reason"] == "NamespaceTerminating"
     server.call("PATCH", maps(name) + "/held", {"metadata": {"finalizers": None}}, content_type=MERGE)
     wait(lambda: server.call("GET", f"/api/v1/namespaces/{name}").code == 404, "the end of the namespace")
+
+
+def test_repeated_keys_in_yaml(server: ApiServer, namespace: str) -> None:
+    """A key that comes twice in YAML is refused or warned about, as in JSON."""
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+    text = b"metadata:\n  name: twice\ndata:\n  a: one\n  a: two\n"
+    strict = server.call("POST", path, text, content_type="application/yaml", fieldValidation="Strict")
+    assert (strict.code, 'line 5: key "a" already set in map' in strict.json["message"]) == (400, True)
+    made = server.call("POST", path, text, content_type="application/yaml")
+    assert (made.code, "already set in map" in made.headers["Warning"]) == (201, True)
+
+
+def test_a_scale_can_be_applied(server: ApiServer, namespace: str) -> None:
+    """Server-side apply of a scale conflicts with who owns the replicas; forced, it takes them over."""
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/d"
+    labels = {"app": "d"}
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"schedulerName": "nobody", "containers": [{"name": "c", "image": "i"}]},
+    }
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    mine = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": spec}
+    apply = "application/apply-patch+yaml"
+    assert server.call("PATCH", path, mine, content_type=apply, fieldManager="me").code == 201
+    scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 0}}
+    refused = server.call("PATCH", f"{path}/scale", scale, content_type=apply, fieldManager="other")
+    assert (refused.code, refused.json["details"]["causes"][0]["field"]) == (409, ".spec.replicas")
+    query = {"fieldManager": "other", "force": "true"}
+    assert server.call("PATCH", f"{path}/scale", scale, content_type=apply, **query).code == 200
+    found = server.call("GET", path).json
+    assert found["spec"]["replicas"] == 0
+    owners = [
+        (entry["manager"], entry["operation"], entry.get("subresource"))
+        for entry in found["metadata"]["managedFields"]
+        if "f:replicas" in entry["fieldsV1"].get("f:spec", {})
+    ]
+    assert owners == [("other", "Apply", "scale")]
+
+
+def test_apply_says_what_it_applies(server: ApiServer, namespace: str) -> None:
+    """A configuration without apiVersion is a 400; without kind it has no type, a 500 as from the real server."""
+    path = f"/api/v1/namespaces/{namespace}/configmaps/c"
+    apply = "application/apply-patch+yaml"
+    for body, code in (({"kind": "ConfigMap"}, 400), ({"apiVersion": "v1"}, 500)):
+        assert server.call("PATCH", path, body, content_type=apply, fieldManager="m").code == code

@@ -341,3 +341,19 @@ def test_a_webhook_behind_a_service(own_server: ApiServer, hook: Hook) -> None:
         assert own_server.call("POST", maps("default"), {"metadata": {"name": "bad"}}).code == 400
         dialer.shutdown(socket.SHUT_RDWR)
     assert asked == [{"host": service["spec"]["clusterIP"], "port": 443}]
+
+
+def test_connections_are_admitted(server: ApiServer, namespace: str, hook: Hook, install: Callable[..., None]) -> None:
+    """exec and port-forward ask the webhooks for CONNECT, with their options as the object."""
+    hook.answers["/deny"] = lambda _: {"allowed": False, "status": {"message": "no shells"}}
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/*"], "operations": ["CONNECT"]}
+    install({"path": "/deny", "rules": [rule]}, kind="Validating")
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    refused = server.call("POST", f"{pods}/p/exec?command=sh&command=-c&container=app&stdout=true")
+    assert (refused.code, "no shells" in refused.json["message"]) == (400, True)
+    seen = hook.seen[-1]
+    assert (seen["operation"], seen["subResource"], seen["name"]) == ("CONNECT", "exec", "p")
+    assert seen["kind"] == {"group": "", "version": "v1", "kind": "PodExecOptions"}
+    assert (seen["object"]["command"], seen["object"]["container"]) == (["sh", "-c"], "app")
+    assert server.call("POST", f"{pods}/p/portforward?ports=80").code == 400
+    assert hook.seen[-1]["object"] == {"kind": "PodPortForwardOptions", "apiVersion": "v1", "ports": [80]}

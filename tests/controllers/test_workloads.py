@@ -23,6 +23,7 @@ from pilotfish.kube.resources import (
     POD_DISRUPTION_BUDGETS,
     PODS,
     REPLICA_SETS,
+    REPLICATION_CONTROLLERS,
     STATEFUL_SETS,
 )
 
@@ -316,3 +317,23 @@ async def test_garbage_of_a_wide_owner(client: Client, until: Run, namespace: st
     await asyncio.gather(*(client.create(CONFIG_MAPS, one, namespace) for one in children))
     await client.delete(CONFIG_MAPS, "owner", namespace, propagation=Propagation.BACKGROUND)
     await until(CONFIG_MAPS, lambda found: names(found) == ["kube-root-ca.crt"])
+
+
+async def test_replication_controller(
+    client: Client, kubelet: Kubelet, kubectl: Run, until: Run, namespace: str
+) -> None:
+    """The older kind keeps its pods, adopts a stray one, and can be scaled."""
+    labels = {"app": "old"}
+    controller = {
+        "apiVersion": "v1",
+        "kind": "ReplicationController",
+        "metadata": {"name": "old", "namespace": namespace},
+        "spec": {"replicas": 2, "selector": labels, "template": template(labels)},
+    }
+    await client.create(REPLICATION_CONTROLLERS, controller)
+    await until(PODS, lambda pods: len(pods) == 2 and all(condition_is(pod, "Ready") for pod in pods))
+    await until(REPLICATION_CONTROLLERS, lambda found: found[0]["status"].get("readyReplicas") == 2)
+    await kubectl("run", "stray", "--image=a:1", "--labels=app=old")
+    await until(PODS, lambda pods: len(pods) == 2)
+    await kubectl("scale", "rc/old", "--replicas=0")
+    await until(PODS, lambda pods: not pods)

@@ -13,12 +13,12 @@ import copy
 import logging
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pilotfish.local.apiserver import patch, schema
+from pilotfish.local.apiserver import patch, quota, schema
 from pilotfish.local.apiserver.errors import ApiError, forbidden, internal
 from pilotfish.local.apiserver.request import Request
 from pilotfish.local.apiserver.resource import Object, Resource
@@ -107,14 +107,29 @@ class Admission:
         _built_in_validate(attempt)
         hooks = [h for h in self._configured(core, "validating") if _concerned(resource)]
         calls = [(hook, matched) for hook in hooks if (matched := await _matches(attempt, hook)) is not None]
-        if not calls:
-            return
-        results = await asyncio.gather(
-            *(self._ask(attempt, hook, matched) for hook, matched in calls), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        if calls:
+            results = await asyncio.gather(
+                *(self._ask(attempt, hook, matched) for hook, matched in calls), return_exceptions=True
+            )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        if obj is not None and not request.target.subresource:
+            quota.check(core, resource, operation, obj, old)
+
+    async def connect(self, core: Core, request: Request, resource: Resource, options: Object) -> None:
+        """Ask webhooks before a stream is opened (exec, proxy, …); `options` is what the query says, as its own kind.
+
+        Raises ApiError when one refuses, or wants to change what was asked.
+        """
+        attempt = Attempt(core, request, replace(resource, kind=options["kind"]), "CONNECT", options, None, {})
+        for which in ("mutating", "validating"):
+            for hook in self._configured(core, which):
+                matched = await _matches(attempt, hook)
+                if matched is None:
+                    continue
+                if _patch_of(hook, await self._ask(attempt, hook, matched)):
+                    raise internal(f'admission webhook "{hook["name"]}" cannot change a request to connect')
 
     def _configured(self, core: Core, which: str) -> list[Object]:
         """The webhooks of one kind in the order in which they are called."""
@@ -239,7 +254,9 @@ def _rule_matches(rule: Object, attempt: Attempt, resource: Resource) -> bool:
 def _by_selectors(attempt: Attempt, hook: Object) -> bool:
     selector = hook.get("objectSelector")
     if selector and not any(
-        match_labels(selector, obj["metadata"].get("labels") or {}) for obj in (attempt.obj, attempt.old) if obj
+        match_labels(selector, obj["metadata"].get("labels") or {})
+        for obj in (attempt.obj, attempt.old)
+        if obj and "metadata" in obj
     ):
         return False
     selector = hook.get("namespaceSelector")
@@ -323,7 +340,9 @@ async def _review(attempt: Attempt, matched: Resource, hook: Object, *, dry: boo
     return {"kind": "AdmissionReview", "apiVersion": f"admission.k8s.io/{version}", "request": body}
 
 
-def _options(attempt: Attempt) -> Object:
+def _options(attempt: Attempt) -> Object | None:
+    if attempt.operation == "CONNECT":
+        return None  # they are the object
     out: Object = {"kind": _OPTIONS[attempt.operation], "apiVersion": "meta.k8s.io/v1"}
     if attempt.operation == "DELETE":
         return out | {k: v for k, v in attempt.options.items() if k not in ("kind", "apiVersion")}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pilotfish.local.apiserver import aggregation
+from pilotfish.local.apiserver import aggregation, quota
 from pilotfish.local.apiserver.registry import Registry
 from pilotfish.local.apiserver.resource import Object, Resource
 from pilotfish.local.apiserver.store import Item, Store
@@ -43,6 +43,7 @@ class Core:
     allocator: Allocator
     custom: CustomKinds
     node: NodeLink
+    quotas: quota.Recount = field(default_factory=quota.Recount)
 
     def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object | None:
         """A stored object, for the server's own use."""
@@ -64,11 +65,13 @@ class Core:
         """After an object was created or changed: what the server makes of it itself."""
         self.custom.written(resource, item)
         aggregation.changed(self, resource)
+        self.quotas.changed(self, resource, item)
 
     def deleted(self, resource: Resource, last: Item) -> None:
         """After an object is gone."""
         self.custom.deleted(resource, last)
         aggregation.changed(self, resource)
+        self.quotas.changed(self, resource, last)
 
     async def convert(self, resource: Resource, objects: Sequence[Object], api_version: str) -> Objects:
         """Objects of any served version, as `api_version`. One webhook call at most."""

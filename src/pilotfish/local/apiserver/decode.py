@@ -75,12 +75,37 @@ def _parse_yaml(body: bytes) -> Any:
 
 
 def duplicates(body: bytes, media: str) -> list[str]:
-    """Messages for keys that come twice in one JSON object: `duplicate field "spec.hostNetwork"`."""
+    """Messages for keys that come twice in one object: `duplicate field "spec.hostNetwork"`; YAML's tell the line."""
     from pilotfish.local.apiserver import schema as schemas  # noqa: PLC0415 - heavy, and only writes need it
 
-    if media == protobuf.MEDIA or (media in _YAML and body.lstrip()[:1] != b"{"):
-        return []  # YAML refuses repeated keys itself
+    if media == protobuf.MEDIA:
+        return []
+    if media in _YAML and body.lstrip()[:1] != b"{":
+        return _yaml_duplicates(body)
     return schemas.find_duplicates(body)
+
+
+def _yaml_duplicates(body: bytes) -> list[str]:
+    import yaml  # noqa: PLC0415 - rarely needed: kubectl sends JSON
+
+    found: list[str] = []
+    root = yaml.compose(body, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    todo, visited = [root], set()
+    while todo:
+        node = todo.pop()
+        if node is None or id(node) in visited:  # an alias leads to a node that was seen
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            todo += node.value
+        elif isinstance(node, yaml.MappingNode):
+            keys: set[str] = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                    found.append(f'line {key.start_mark.line + 1}: key "{key.value}" already set in map')
+                keys.add(str(key.value))
+                todo.append(value)
+    return [f"yaml: unmarshal errors: {'; '.join(found)}"] if found else []
 
 
 def as_kind(value: Any, api_version: str, kind: str) -> Object:
@@ -134,7 +159,7 @@ def check(
     if mode == "Ignore":
         schemas.prune(schema, obj)
         return
-    if repeated and body and not schema.structural:
+    if repeated and body.lstrip()[:1] == b"{" and not schema.structural:
         unknown = schemas.find_strict(schema, body)
     else:
         unknown = [*repeated, *schemas.find_unknown(schema, obj)]

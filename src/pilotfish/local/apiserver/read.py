@@ -70,7 +70,9 @@ def filter_of(request: Request, resource: Resource) -> Filter:
     target = request.target
     prefix = f"{target.namespace}/" if resource.namespaced and target.namespace else ""
     labels = selectors.label_selector(request.query.get("labelSelector", ""))
-    terms = selectors.field_selector(request.query.get("fieldSelector", ""), resource.field_labels)
+    terms = selectors.field_selector(
+        request.query.get("fieldSelector", ""), resource.field_labels, namespaced=resource.namespaced
+    )
     if target.name:
         terms.append(("metadata.name", True, target.name))
     if labels is None and not terms:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from pilotfish.local.apiserver import decode, patch, read, respond, schema, write
+from pilotfish.local.apiserver import apply, decode, meta, patch, read, respond, schema, write
 from pilotfish.local.apiserver.crd.resources import ScalePaths, scale_paths
 from pilotfish.local.apiserver.errors import FieldError, bad_request, invalid, not_found
 from pilotfish.local.apiserver.request import Request
@@ -38,7 +38,7 @@ def _put(obj: Object, path: str, value: Any) -> None:
 
 def of(resource: Resource, obj: Object, paths: ScalePaths) -> Object:
     """The Scale of an object."""
-    meta = obj["metadata"]
+    metadata = obj["metadata"]
     kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
     replicas = _at(obj, paths.spec) or 0
     status: Object = {"replicas": _at(obj, paths.status) or 0}
@@ -54,7 +54,7 @@ def of(resource: Resource, obj: Object, paths: ScalePaths) -> Object:
     return {
         "kind": "Scale",
         "apiVersion": API_VERSION,
-        "metadata": {key: meta[key] for key in kept if key in meta},
+        "metadata": {key: metadata[key] for key in kept if key in metadata},
         "spec": {"replicas": replicas} if replicas else {},
         "status": status,
     }
@@ -73,10 +73,13 @@ async def answer(core: Core, request: Request, resource: Resource) -> web.Stream
     body = await decode.read(request)
     write.check_options(request, "UpdateOptions" if target.verb == "update" else "PatchOptions")
     compiled = core.registry.schema_named(_DEFINITION)
-    update = write.Update(resource, "scale", _no_change, patched=target.verb == "patch")
+    applied = media in write.APPLY
+    update = write.Update(resource, "scale", _no_change, applied=applied, patched=target.verb == "patch")
 
     async def change(old: Object) -> Object:
-        if target.verb == "patch":
+        if applied:
+            wanted = decode.as_kind(decode.parse(body, media), API_VERSION, "Scale")
+        elif target.verb == "patch":
             wanted = _patched(compiled, of(resource, old, paths), media, body)
         else:
             wanted = decode.as_kind(decode.parse(body, media), API_VERSION, "Scale")
@@ -85,12 +88,29 @@ async def answer(core: Core, request: Request, resource: Resource) -> web.Stream
         uid = wanted["metadata"].get("uid")
         if uid:
             update.uid = uid
+        if applied:
+            old = _applied(core, request, resource, old, paths, replicas)
+        else:
+            _put(old, paths.spec, replicas)
         old["metadata"]["resourceVersion"] = wanted["metadata"].get("resourceVersion", "")
-        _put(old, paths.spec, replicas)
         return old
 
     update.change = change
     return await respond.one(request, resource, of(resource, await write.apply_update(core, request, update), paths))
+
+
+def _applied(
+    core: Core, request: Request, resource: Resource, live: Object, paths: ScalePaths, replicas: int
+) -> Object:
+    """Server-side apply of a scale: the manager applies that one field of the object itself."""
+    wanted: Object = {"apiVersion": resource.api_version, "kind": resource.kind}
+    wanted["metadata"] = {"name": request.target.name}
+    _put(wanted, paths.spec, replicas)
+    compiled = core.registry.schema(resource)
+    manager, force = request.field_manager, request.flag("force")
+    return apply.server_side_apply(
+        live, wanted, compiled, manager, force, resource.api_version, request.target.subresource, meta.now()
+    )
 
 
 async def _no_change(obj: Object) -> Object:
@@ -105,8 +125,6 @@ def _patched(compiled: schema.Schema, scale: Object, media: str, body: bytes) ->
         new = patch.merge_patch(scale, content)
     elif media == write.PATCHES[2]:
         new = patch.strategic_merge(scale, content, compiled)
-    elif media in write.APPLY:
-        new = patch.merge_patch(scale, decode.parse(body, media))
     else:
         raise decode.unsupported(*write.PATCHES)
     if (content.get("metadata") or {} if isinstance(content, dict) else {}).get("resourceVersion") is None:

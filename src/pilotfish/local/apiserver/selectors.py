@@ -237,16 +237,23 @@ FieldTerm = tuple[str, bool, str]
 """A term of a field selector: field, whether equal (else not equal), value."""
 
 
-def field_selector(text: str, known: Sequence[str]) -> list[FieldTerm]:
-    """Compile `metadata.name=x,status.phase!=Running`. Raises 400 for a field that the kind cannot select by."""
+def field_selector(text: str, known: Sequence[str], *, namespaced: bool = True) -> list[FieldTerm]:
+    """Compile `metadata.name=x,status.phase!=Running`. Raises 400 for a field that the kind cannot select by.
+
+    A kind with fields of its own (`known`) that has no namespace cannot be selected by namespace either.
+    """
+    common = ("metadata.name", "metadata.namespace") if namespaced or not known else ("metadata.name",)
     terms: list[FieldTerm] = []
     for term in _split(text):
         match = re.match(r"([^=!]*)(!=|==|=)(.*)", term, re.DOTALL)
         if not match:
             raise bad_request(f"invalid selector: '{text}'; can't understand '{term}'")
         name = match[1].strip()
-        if name not in ("metadata.name", "metadata.namespace") and name not in known:
-            raise bad_request(f"field label not supported: {name}")
+        if name not in common and name not in known:
+            if known:
+                raise bad_request(f"field label not supported: {name}")
+            listed = ", ".join(f'"{one}"' for one in common)
+            raise bad_request(f'"{name}" is not a known field selector: only {listed}')
         terms.append((name, match[2] != "!=", re.sub(r"\\([\\,=])", r"\1", match[3])))
     return terms
 

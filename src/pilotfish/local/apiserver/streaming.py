@@ -34,6 +34,14 @@ _NODE = "http://node"
 
 async def answer(core: Core, request: Request, resource: Resource, name: str) -> web.StreamResponse:
     """Answer a call of a streaming subresource."""
+    if name not in ("log", "proxy") and request.http.method == "GET":
+        # A WebSocket must be a GET; it needs the right to create all the same.
+        t = request.target
+        if not core.authorizer.allowed(core, request.user, "create", "", t.resource, name, t.namespace, t.name):
+            t.verb = "create"
+            raise refusal(request.user, t)
+    if name != "log":
+        await core.admission.connect(core, request, resource, _connect_options(request, resource, name))
     if name == "proxy":
         from pilotfish.local.apiserver import proxy  # noqa: PLC0415 - seldom used
 
@@ -41,12 +49,6 @@ async def answer(core: Core, request: Request, resource: Resource, name: str) ->
     pod = _pod(core, request, resource)
     if name == "log":
         return await _logs(core, request, pod)
-    if request.http.method == "GET":
-        # A WebSocket must be a GET; it needs the right to create all the same.
-        t = request.target
-        if not core.authorizer.allowed(core, request.user, "create", "", t.resource, name, t.namespace, t.name):
-            t.verb = "create"
-            raise refusal(request.user, t)
     if not (pod.get("spec") or {}).get("nodeName"):
         raise bad_request(f"pod {request.target.name} does not have a host assigned")
     if not (upgrade.wants_websocket(request.http) or upgrade.wants_spdy(request.http)):
@@ -56,6 +58,25 @@ async def answer(core: Core, request: Request, resource: Resource, name: str) ->
 
         return await portforward.answer(core, request, pod)
     return await _execute(core, request, pod, name)
+
+
+def _connect_options(request: Request, resource: Resource, name: str) -> Object:
+    """What the query asks for, as the object that webhooks see (PodExecOptions and the like)."""
+    kind = {"exec": "Exec", "attach": "Attach", "portforward": "PortForward", "proxy": "Proxy"}[name]
+    out: Object = {"kind": f"{resource.kind}{kind}Options", "apiVersion": "v1"}
+    query = request.http.query
+    if name == "proxy":
+        return out | ({"path": request.target.rest} if request.target.rest else {})
+    if name == "portforward":
+        ports = [int(port) for text in query.getall("ports", []) for port in text.split(",") if port.isdigit()]
+        return out | ({"ports": ports} if ports else {})
+    flags = ("stdin", "stdout", "stderr", "tty")
+    out |= {flag: True for flag in flags if query.get(flag, "").lower() in ("true", "1")}
+    if query.get("container"):
+        out["container"] = query["container"]
+    if name == "exec":
+        out["command"] = query.getall("command", [])
+    return out
 
 
 def _pod(core: Core, request: Request, resource: Resource) -> Object:

@@ -316,6 +316,12 @@ async def _apply(core: Core, request: Request, resource: Resource, body: bytes) 
     value = decode.parse(body, "application/apply-patch+yaml")
     if not isinstance(value, dict):
         raise bad_request("error decoding YAML: the applied configuration must be an object")
+    if not value.get("apiVersion"):
+        why = f"Specified patch version: , expected: {resource.api_version}"
+        raise bad_request(f"Incorrect version specified in apply patch. {why}")
+    if not value.get("kind"):
+        why = f"failed to create typed patch object (/{target.name}; {value['apiVersion']}, Kind=): "
+        raise ApiError(500, "", why + "no corresponding type")
     wanted = decode.as_kind(value, resource.api_version, resource.kind)
     if not isinstance(wanted["metadata"], dict):
         raise bad_request("metadata must be an object")

@@ -21,7 +21,7 @@ from pilotfish.local.controllers.namespace import NamespaceController
 from pilotfish.local.controllers.nodelifecycle import NodeLifecycleController
 from pilotfish.local.controllers.poddisruptionbudget import PodDisruptionBudgetController
 from pilotfish.local.controllers.podgc import PodGarbageCollector
-from pilotfish.local.controllers.replicaset import ReplicaSetController
+from pilotfish.local.controllers.replicaset import ReplicaSetController, ReplicationControllerController
 from pilotfish.local.controllers.root_ca import RootCAController
 from pilotfish.local.controllers.scheduler import Scheduler
 from pilotfish.local.controllers.serviceaccount import ServiceAccountController, TokenController
@@ -45,6 +45,7 @@ CONTROLLERS: tuple[type[Controller], ...] = (
     PodDisruptionBudgetController,
     PodGarbageCollector,
     ReplicaSetController,
+    ReplicationControllerController,
     RootCAController,
     Scheduler,
     ServiceAccountController,

@@ -123,6 +123,12 @@ class Cluster:
         )
 
 
+def selector_of(owner: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The LabelSelector of a workload."""
+    found: Mapping[str, Any] | None = owner["spec"].get("selector")
+    return found
+
+
 @dataclass(slots=True)
 class Claims:
     owned: list[Object] = field(default_factory=list)
@@ -178,8 +184,14 @@ class Controller:
 
         return handle
 
-    def enqueue_claimants(self, resource: ResourceType, claimants: Store) -> Callable[[Change], None]:
+    def enqueue_claimants(
+        self,
+        resource: ResourceType,
+        claimants: Store,
+        selector: Callable[[Object], Mapping[str, Any] | None] | None = None,
+    ) -> Callable[[Change], None]:
         """As `enqueue_owner`, and for something without a controller those of `claimants` whose selector matches it."""
+        selector = selector or selector_of
         enqueue_owner = self.enqueue_owner(resource)
 
         def handle(change: Change) -> None:
@@ -188,7 +200,7 @@ class Controller:
             if obj is None or controller_of(obj) is not None or not labels_of(obj):
                 return
             for one in claimants.in_namespace(key_of(obj)[0]):
-                if matches_selector(one["spec"].get("selector"), labels_of(obj)):
+                if matches_selector(selector(one), labels_of(obj)):
                     self.queue.add(key_of(one))
 
         return handle

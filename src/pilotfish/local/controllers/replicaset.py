@@ -1,4 +1,4 @@
-"""ReplicaSet: so many pods of one template, no more, no fewer."""
+"""ReplicaSet and ReplicationController: so many pods of one template, no more, no fewer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pilotfish.kube.meta import (
     now,
     with_condition,
 )
-from pilotfish.kube.resources import PODS, REPLICA_SETS, Object
-from pilotfish.local.controllers.base import Cluster, Controller, in_batches, without_zeros
+from pilotfish.kube.resources import PODS, REPLICA_SETS, REPLICATION_CONTROLLERS, Object, ResourceType
+from pilotfish.local.controllers.base import Cluster, Controller, in_batches, selector_of, without_zeros
 from pilotfish.local.controllers.pods import (
     deletion_order,
     from_template,
@@ -90,28 +90,33 @@ def status(replica_set: Mapping[str, Any], pods: Sequence[Object], failure: str 
     return {"replicas": len(active), "terminatingReplicas": terminating, **counts}
 
 
-def make_pod(replica_set: Mapping[str, Any]) -> Object:
+def make_pod(replica_set: Mapping[str, Any], resource: ResourceType = REPLICA_SETS) -> Object:
     namespace, name = key_of(replica_set)
-    reference = controller_reference(replica_set, REPLICA_SETS)
+    reference = controller_reference(replica_set, resource)
     return from_template(replica_set["spec"]["template"], namespace, reference, prefix=f"{name}-")
 
 
 class ReplicaSetController(Controller):
     name = "replicaset-controller"
     workers = 8
+    resource = REPLICA_SETS
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
-        self._sets = self.watch(REPLICA_SETS).store
-        self._pods = self.watch(PODS, self.enqueue_claimants(REPLICA_SETS, self._sets)).store
+        self._sets = self.watch(self.resource).store
+        enqueue = self.enqueue_claimants(self.resource, self._sets, self.selector)
+        self._pods = self.watch(PODS, enqueue).store
+
+    @staticmethod
+    def selector(owner: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return selector_of(owner)
 
     async def sync(self, key: Key) -> None:
         replica_set = self._sets.get(*key)
         if replica_set is None:
             return
-        selector = replica_set["spec"].get("selector")
         candidates = self._pods.in_namespace(key[0])
-        pods = await self.cluster.claim(replica_set, REPLICA_SETS, selector, PODS, candidates)
+        pods = await self.cluster.claim(replica_set, self.resource, self.selector(replica_set), PODS, candidates)
         failure, error = await self._act(replica_set, plan(replica_set, pods))
         pods = [
             pod
@@ -119,16 +124,20 @@ class ReplicaSetController(Controller):
             if (controller_of(pod) or {}).get("uid") == replica_set["metadata"]["uid"]
         ]
         at = now()
-        await self.cluster.update_status(REPLICA_SETS, replica_set, status(replica_set, pods, failure, at))
+        await self.cluster.update_status(self.resource, replica_set, self.status(replica_set, pods, failure, at))
         wait = seconds_until_available(pods, int(replica_set["spec"].get("minReadySeconds") or 0), at)
         if wait is not None:
             self.queue.add_after(key, wait)
         if error is not None:
             raise error
 
+    def status(self, owner: Mapping[str, Any], pods: Sequence[Object], failure: str | None, at: datetime) -> Object:
+        return status(owner, pods, failure, at)
+
     async def _act(self, replica_set: Object, todo: Plan) -> tuple[str | None, KubeError | None]:
         try:
-            await in_batches([partial(self.create_pod, replica_set, make_pod(replica_set))] * todo.create)
+            pod = make_pod(replica_set, self.resource)
+            await in_batches([partial(self.create_pod, replica_set, pod)] * todo.create)
         except KubeError as error:
             if is_namespace_ending(error):
                 return None, None
@@ -138,3 +147,20 @@ class ReplicaSetController(Controller):
         except KubeError as error:
             return f"FailedDelete: {error}", error
         return None, None
+
+
+class ReplicationControllerController(ReplicaSetController):
+    """The same for the older kind, whose selector is a map of labels."""
+
+    name = "replication-controller"
+    workers = 2
+    resource = REPLICATION_CONTROLLERS
+
+    @staticmethod
+    def selector(owner: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return {"matchLabels": owner["spec"].get("selector") or {}}
+
+    def status(self, owner: Mapping[str, Any], pods: Sequence[Object], failure: str | None, at: datetime) -> Object:
+        counts = super().status(owner, pods, failure, at)
+        del counts["terminatingReplicas"]
+        return counts

@@ -13,7 +13,7 @@ import os
 import signal
 import struct
 import termios
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -192,13 +192,15 @@ class _Pipes:
 class _Input:
     """The writing end of a program's standard input, closed once."""
 
-    def __init__(self, fd: int | None) -> None:
+    def __init__(self, fd: int | None, ended: Callable[[], None] = lambda: None) -> None:
         self.writer = _Writer(fd) if fd is not None else None
+        self._ended = ended
 
     def close(self) -> None:
         if self.writer is not None:
             os.close(self.writer.fd)
             self.writer = None
+            self._ended()
 
 
 async def execute(request: web.Request, worker: ContainerWorker) -> web.StreamResponse:
@@ -278,8 +280,12 @@ async def attach(request: web.Request, worker: ContainerWorker) -> web.StreamRes
         while (data := await queue.get()) is not None:
             await socket.send_bytes(data)
 
+    def input_ended() -> None:
+        if options.stdin and worker.spec.get("stdinOnce"):
+            worker.close_stdin()  # the program sees the end of its input when the first client has no more
+
     source = running.terminal if running.terminal is not None else worker.stdin
-    stdin = _Input(os.dup(source) if options.stdin and source is not None else None)
+    stdin = _Input(os.dup(source) if options.stdin and source is not None else None, input_ended)
     log.listen(listen)
     sender = asyncio.create_task(forward())
     receiver = asyncio.create_task(_take_input(socket, stdin, running.terminal))
@@ -292,6 +298,4 @@ async def attach(request: web.Request, worker: ContainerWorker) -> web.StreamRes
         sender.cancel()
         receiver.cancel()
         stdin.close()
-        if options.stdin and worker.spec.get("stdinOnce"):
-            worker.close_stdin()  # the program sees the end of its input when the first client goes
     return socket
