@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from itertools import count
 
 import pytest
+from tests.ordinary import unable
 
 from .harness import Cluster, fresh
 
@@ -17,14 +16,8 @@ _names = count(1)
 
 def skip_unless_possible(mode: str) -> None:
     """Skip a mode that this machine's kernel or user cannot have."""
-    if mode == "rootful" and os.geteuid() != 0:
-        pytest.skip("only root can start a rootful cluster")
-    probe = ["setpriv", "--reuid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
-    if (
-        mode != "rootful"
-        and subprocess.run([*probe, "unshare", "-Ur", "true"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("this kernel does not let ordinary users create user namespaces")
+    if why := unable(mode):
+        pytest.skip(why)
 
 
 @pytest.fixture(scope="session", params=[pytest.param(m, marks=pytest.mark.xdist_group(f"cluster-{m}")) for m in MODES])

@@ -16,44 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pilotfish
+from tests.ordinary import NOBODY, ROOT, prefix
 
-SOURCE = Path(pilotfish.__file__).parents[1]
-SAMPLES = SOURCE.parent / "samples"
+SAMPLES = ROOT / "samples"
 KUBECTL = Path(sys.prefix) / "bin" / "kubectl"
-NOBODY = 65534
-
-# Run by root in a mount namespace of its own: makes paths reachable for everybody, then becomes an ordinary user with
-# (ids given) or without a range of user ids. The paths may be below a closed home directory.
-_AS_USER = """
-set -e
-ids=$1; shift
-hold=$(mktemp -d); n=0
-while [ "$1" != -- ]; do
-    n=$((n + 1)); mkdir "$hold/$n"; echo "$1" > "$hold/$n.path"
-    mount --bind "$1" "$hold/$n"; shift
-done
-shift
-for i in $(seq "$n"); do
-    closed=; at=$(cat "$hold/$i.path")
-    while [ "$at" != / ]; do
-        at=$(dirname "$at"); case $(stat -c %a "$at") in *[1357]) ;; *) closed=$at ;; esac
-    done
-    [ -z "$closed" ] || echo "$closed" >> "$hold/closed"
-done
-[ ! -e "$hold/closed" ] || sort -u "$hold/closed" | while read -r at; do mount -t tmpfs -o mode=755 none "$at"; done
-for i in $(seq "$n"); do
-    path=$(cat "$hold/$i.path"); [ -d "$path" ] || mkdir -p "$path"
-    mount --bind "$hold/$i" "$path"; umount "$hold/$i"
-done
-rm -r "$hold"
-if [ -n "$ids" ]; then
-    for file in /etc/subuid /etc/subgid; do
-        map=$(mktemp); echo "$ids" > "$map"; chmod 644 "$map"; touch "$file"; mount --bind "$map" "$file"; rm "$map"
-    done
-fi
-exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all -- "$@"
-"""
 
 
 class CommandError(AssertionError):
@@ -88,16 +54,7 @@ class Cluster:
 
     def prefix(self) -> list[str]:
         """What makes a command run as this cluster's user."""
-        if self.mode == "rootful" or os.geteuid() != 0:
-            return []
-        interpreter = Path(os.path.realpath(sys.executable)).parent.parent
-        paths = {
-            str(path)
-            for path in (sys.prefix, sys.base_prefix, interpreter, SOURCE.parent)
-            if Path(path) != Path("/usr")
-        }
-        ids = f"{NOBODY}:200000:65536" if self.mode == "rootless-ids" else ""
-        return ["unshare", "-m", "sh", "-c", _AS_USER, "sh", ids, *sorted(paths), "--"]
+        return prefix(self.mode, self.data.parent)
 
     def env(self) -> dict[str, str]:
         """The environment of commands: nothing of the caller's but PATH."""

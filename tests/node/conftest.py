@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 from itertools import count
 
 import pytest
+from tests.ordinary import MODES, unable
 
 from pilotfish.kube.errors import ApiStatusError
 from pilotfish.kube.resources import NAMESPACES, SERVICE_ACCOUNTS
 
-from .harness import MODES, NodeCluster, World, fresh, unable
+from .harness import NodeCluster, World, fresh
 
 _numbers = count(1)
 

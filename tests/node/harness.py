@@ -18,58 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from tests.ordinary import NOBODY, prefix
 
-import pilotfish
 from pilotfish.kube import config
 from pilotfish.kube.client import Client
 from pilotfish.kube.errors import ApiStatusError, is_not_found
 from pilotfish.kube.resources import PODS, Object, ResourceType
 
-MODES = ("rootful", "rootless", "rootless-ids")
-SOURCE = Path(pilotfish.__file__).parents[1]
-NOBODY = 65534
 SECONDS = 30.0
-
-# Run by root in a mount namespace of its own: shows the given directories to everybody although they lie below a
-# closed home directory, gives the user a range of ids or none, and becomes that user.
-_AS_NOBODY = """
-set -e
-ids=$1; shift
-hold=$(mktemp -d)
-n=0
-for path in $(echo "$1" | tr : ' '); do n=$((n+1)); mkdir "$hold/$n"; mount --rbind "$path" "$hold/$n"; done
-mount -t tmpfs -o mode=755 none /root
-n=0
-for path in $(echo "$1" | tr : ' '); do
-    n=$((n+1)); mkdir -p "$path"; mount --rbind "$hold/$n" "$path"; umount -l "$hold/$n"; rmdir "$hold/$n"
-done
-rmdir "$hold"
-shift
-touch /root/ids; [ -z "$ids" ] || echo "$ids" > /root/ids
-for file in /etc/subuid /etc/subgid; do mount --bind /root/ids $file; done
-exec setpriv --reuid 65534 --regid 65534 --clear-groups -- "$@"
-"""
-
-
-def unable(mode: str) -> str:
-    """Why this machine cannot run a mode; empty when it can."""
-    if mode == "rootful":
-        return "" if os.geteuid() == 0 else "only root can start a rootful node"
-    if mode == "rootless-ids" and not (os.geteuid() == 0 and shutil.which("newuidmap")):
-        return "needs root to prepare /etc/subuid, and the package uidmap"
-    prefix = ["setpriv", "--reuid", str(NOBODY), "--clear-groups"] if os.geteuid() == 0 else []
-    tried = subprocess.run([*prefix, "unshare", "-Ur", "true"], capture_output=True, text=True, check=False)
-    return f"the kernel does not let ordinary users make user namespaces: {tried.stderr}" if tried.returncode else ""
-
-
-def prefix(mode: str) -> list[str]:
-    """What makes a command run as the user of a mode."""
-    if mode == "rootful" or os.geteuid() != 0:
-        return []
-    interpreter = Path(sys.executable).resolve().parent.parent
-    closed = {str(p) for p in (interpreter, Path(sys.prefix), SOURCE) if Path("/root") in Path(p).parents}
-    ids = f"{NOBODY}:200000:65536" if mode == "rootless-ids" else ""
-    return ["unshare", "-m", "sh", "-c", _AS_NOBODY, "sh", ids, ":".join(sorted(closed))]
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> None:
@@ -99,7 +55,8 @@ class NodeCluster:
     environment: dict[str, str] = field(default_factory=dict)
 
     def _start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [*prefix(self.mode), sys.executable, "-m", module, "--data", str(self.data), *arguments]
+        program = [sys.executable, "-m", module, "--data", str(self.data), *arguments]
+        command = [*prefix(self.mode, self.data.parent), *program]
         with self.log(module).open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **self.environment})
 

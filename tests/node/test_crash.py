@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.ordinary import MODES, prefix, unable
 
 from pilotfish.kube.resources import PODS
 
-from .harness import MODES, NodeCluster, World, alive, container_state, fresh, prefix, unable, wait_for
+from .harness import NodeCluster, World, alive, container_state, fresh, wait_for
 from .test_pods import FOREVER, shell
 
 
