@@ -7,6 +7,7 @@ by a child that ends at once. The key passes through a pipe that only the two pr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from dataclasses import dataclass
@@ -46,7 +47,13 @@ async def _run(command: str, data: bytes) -> dict[str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, errors = await process.communicate(data)
+    try:
+        out, errors = await process.communicate(data)
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+        raise
     if process.returncode != 0:
         last = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise AgentError(f"cannot {'make a key' if command == 'new' else 'read the certificate'}: {last[0]}")
