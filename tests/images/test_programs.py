@@ -116,6 +116,19 @@ async def test_life_of_a_program(image: str, client: aiohttp.ClientSession) -> N
         assert time.monotonic() - started < 2
 
 
+async def test_requests_under_way_are_answered(client: aiohttp.ClientSession) -> None:
+    """A program that is told to end while it is in use answers who waits, and who has not heard of it yet."""
+    async with running("kong/httpbin", "0") as (process, (port,)):
+        slow = asyncio.create_task(client.get(f"http://127.0.0.1:{port}/delay/1.5"))
+        async with client.get(f"http://127.0.0.1:{port}/get") as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        async with client.get(f"http://127.0.0.1:{port}/get") as answer:
+            assert answer.status == 200
+        assert (await slow).status == 200
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
 async def test_taken_port() -> None:
     """A port that is taken is one clear line and exit code 1."""
     async with running("istio/tcp-echo-server", "0") as (_, (port,)), running("istio/tcp-echo-server", "0") as (_, _):

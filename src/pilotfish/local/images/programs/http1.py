@@ -171,6 +171,38 @@ async def _read_chunks(reader: StreamReader) -> bytes:
         await reader.readexactly(2)
 
 
+class _Work:
+    """How many requests are being answered, and when the last one was."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.last = -float("inf")
+        self._none = asyncio.Event()
+
+    def __enter__(self) -> None:
+        self.open += 1
+        self._none.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.open -= 1
+        self.last = time.monotonic()
+        if not self.open:
+            self._none.set()
+
+    async def ended(self) -> None:
+        """Wait until nobody is answered any more, nor will be: callers hear late that a pod goes."""
+        if not self.open and time.monotonic() - self.last > _LINGER:
+            return
+        await asyncio.sleep(_LINGER)
+        if self.open:
+            await self._none.wait()
+
+
+_LINGER = 1.0
+"""Seconds: longer than it takes until nobody sends requests to a pod that is being deleted."""
+_work = _Work()
+
+
 class Connection:
     """Serves requests on one connection, one after the other."""
 
@@ -208,6 +240,10 @@ class Connection:
             raise ProtocolError(f"not a request: {line[:80]!r}")
         if has_token(headers, "expect", "100-continue"):
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        with _work:
+            return await self._answer(words, headers, reader, writer)
+
+    async def _answer(self, words: list[str], headers: Headers, reader: StreamReader, writer: StreamWriter) -> bool:
         started = time.monotonic()
         peer = writer.get_extra_info("peername")
         request = Request(
@@ -263,14 +299,22 @@ def port_of(server: asyncio.Server) -> int:
 
 
 def run(start: Callable[[], Awaitable[None]]) -> NoReturn:
-    """Run a program: `start` sets its servers up; it then serves until SIGTERM or SIGINT."""
+    """Run a program: `start` sets its servers up; it then serves until SIGTERM or SIGINT.
+
+    After SIGTERM, a program that has had requests lately answers those that are under way or still come.
+    """
 
     def stop(number: int, _frame: object) -> None:
         os._exit(0 if number == signal.SIGTERM else 130)  # at once: nothing has to be saved
 
     async def main() -> None:
+        asked = asyncio.Event()
         await start()
-        await asyncio.Event().wait()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+        await asked.wait()
+        signal.signal(signal.SIGTERM, stop)  # a second one means it
+        await _work.ended()
+        os._exit(0)  # without waiting for connections that are only kept open
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
