@@ -24,10 +24,10 @@ keeps others from crowding out the rest.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from pilotfish.api.tag_expressions import RESERVED, value_format
 from pilotfish.api.telemetry import Metric
 from pilotfish.engine import Db, query
 from pilotfish.envoy.proto import Fields, extension
@@ -153,56 +153,10 @@ def _logger(
 
 
 def _changed(tags: Mapping[str, str], settings: MetricSettings) -> dict[str, str]:
-    """Tags after the user's changes. What cannot be had as a format is left as it is; analysis reports it."""
+    """Tags after the user's changes. What cannot be had as a format is left as it is; validation has told so."""
     result = dict(tags)
     for name, expression in settings.tags:
         made = DROP if expression == REMOVED else value_format(expression)
-        if made is not None:
+        if made is not None and name not in RESERVED:
             result[name] = made
     return result
-
-
-# ------------------------------------------------------------------------------ expressions of tag overrides
-
-_ATTRIBUTES = {
-    "request.host": "%REQ(:AUTHORITY)%",
-    "request.method": "%REQ(:METHOD)%",
-    "request.path": "%REQ(:PATH)%",
-    "request.scheme": "%REQ(:SCHEME)%",
-    "request.url_path": "%PATH(NQ)%",
-    "request.protocol": "%PROTOCOL%",
-    "request.useragent": "%REQ(USER-AGENT)%",
-    "request.referer": "%REQ(REFERER)%",
-    "request.id": "%REQ(X-REQUEST-ID)%",
-    "response.code": "%RESPONSE_CODE%",
-    "response.code_details": "%RESPONSE_CODE_DETAILS%",
-    "response.grpc_status": "%GRPC_STATUS_NUMBER%",
-    "source.address": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
-    "destination.address": "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
-    "destination.port": "%DOWNSTREAM_LOCAL_PORT%",
-    "upstream.address": "%UPSTREAM_HOST%",
-    "connection.requested_server_name": "%REQUESTED_SERVER_NAME%",
-    "connection.tls_version": "%DOWNSTREAM_TLS_VERSION%",
-    "connection.uri_san_peer_certificate": "%DOWNSTREAM_PEER_URI_SAN%",
-    "xds.cluster_name": "%UPSTREAM_CLUSTER_RAW%",
-    "xds.route_name": "%ROUTE_NAME%",
-}
-_HEADER = re.compile(r"""(request|response)\.headers\[\s*['"]([A-Za-z0-9_.:-]+)['"]\s*\]""")
-_LITERAL = re.compile(r"""'([^'\\%]*)'|"([^"\\%]*)\"""")
-_OPTIONAL = re.compile(r"""has\((?P<a>[\w.]+)\)\s*\?\s*(?P<b>[\w.]+)\s*:\s*(?:'[^']*'|"[^"]*")""")
-
-
-def value_format(expression: str) -> str | None:
-    """An attribute expression as an Envoy format; None for what is not in the supported set.
-
-    Supported: quoted literals, the attributes of `_ATTRIBUTES`, headers of requests and responses, and
-    `has(attribute) ? attribute : '…'`.
-    """
-    text = expression.strip()
-    if literal := _LITERAL.fullmatch(text):
-        return literal[1] if literal[1] is not None else literal[2]
-    if header := _HEADER.fullmatch(text):
-        return f"%{'REQ' if header[1] == 'request' else 'RESP'}({header[2]})%"
-    if (optional := _OPTIONAL.fullmatch(text)) and optional["a"] == optional["b"]:
-        text = optional["a"]
-    return _ATTRIBUTES.get(text)

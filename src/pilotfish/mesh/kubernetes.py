@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from pilotfish.api.telemetry import TRACE_REQUESTS
+
 StringMap = Mapping[str, str]
 
 
@@ -119,7 +121,9 @@ def _meta(obj: Mapping[str, Any]) -> dict[str, Any]:
 def kept_annotations(annotations: Mapping[str, str] | None) -> StringMap:
     if not annotations:
         return {}
-    return {k: v for k, v in annotations.items() if "istio.io/" in k or k == "kubernetes.io/ingress.class"}
+    return {
+        k: v for k, v in annotations.items() if "istio.io/" in k or k in ("kubernetes.io/ingress.class", TRACE_REQUESTS)
+    }
 
 
 def service(obj: Mapping[str, Any]) -> Service:

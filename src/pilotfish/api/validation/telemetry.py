@@ -8,6 +8,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from pilotfish.api.config import Config
+from pilotfish.api.tag_expressions import RESERVED, value_format
 from pilotfish.api.telemetry import AccessLogging, CustomTag, Metrics, ProviderRef, TagOperation, Telemetry, Tracing
 from pilotfish.api.validation.report import Report
 
@@ -72,6 +73,14 @@ def _check_metrics(report: Report, path: str, metrics: Metrics) -> None:
             if tag.operation is TagOperation.REMOVE and tag.value:
                 report.error(f"{place}.value", "value must not be set when operation is REMOVE")
             check_expression(report, f"{place}.value", tag.value)
+            if name in RESERVED:
+                report.warn(place, f"tags named {name} have no effect: the proxy uses this name itself")
+            elif tag.operation is TagOperation.UPSERT and tag.value and value_format(tag.value) is None:
+                report.warn(
+                    f"{place}.value",
+                    f"expression {tag.value!r} has no effect: a tag can be a quoted text, an attribute such as "
+                    "request.host, or a header such as request.headers['x-team']",
+                )
 
 
 def _check_logging(report: Report, path: str, logging: AccessLogging) -> None:
