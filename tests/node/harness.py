@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from tests.e2e.harness import own_address
 from tests.ordinary import NOBODY, prefix
 
 from pilotfish.kube import config
@@ -52,6 +53,7 @@ class NodeCluster:
     data: Path
     server: subprocess.Popen[bytes] | None = None
     node: subprocess.Popen[bytes] | None = None
+    address: str = field(default_factory=own_address)
     environment: dict[str, str] = field(default_factory=dict)
 
     def _start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -65,7 +67,7 @@ class NodeCluster:
 
     def start_server(self) -> None:
         """Start the API server and wait until it answers."""
-        self.server = self._start("pilotfish.local.apiserver", "--port", "0")
+        self.server = self._start("pilotfish.local.apiserver", "--port", "0", "--address", self.address)
         wait_for((self.data / "run/apiserver.json").exists, "the API server starts")
 
     def start_node(self) -> None:

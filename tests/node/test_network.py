@@ -191,9 +191,9 @@ async def test_names(world: World) -> None:
     assert dict(line.split(" ", 1) for line in found.splitlines()) == names
 
 
-def fetch(port: int) -> str:
+def fetch(address: str, port: int) -> str:
     """What answers on the machine's loopback."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection(address, port, timeout=5)
     try:
         connection.request("GET", "/")
         return connection.getresponse().read().decode()
@@ -203,37 +203,38 @@ def fetch(port: int) -> str:
         connection.close()
 
 
-async def until_answered(port: int, name: str) -> str:
+async def until_answered(address: str, port: int, name: str) -> str:
     async with asyncio.timeout(20):
-        while not (answer := await asyncio.to_thread(fetch, port)).startswith(name):
+        while not (answer := await asyncio.to_thread(fetch, address, port)).startswith(name):
             await asyncio.sleep(0.05)
     return answer
 
 
-def free_port() -> int:
+def free_port(address: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 
 async def test_node_port_and_load_balancer(world: World) -> None:
     """Both answer on the machine's loopback, a NodePort inside the cluster too; a taken port is told and retried."""
     one = await echo(world, "one")
-    free, taken = free_port(), socket.create_server(("127.0.0.1", 0))
+    address = world.cluster.address
+    free, taken = free_port(address), socket.create_server((address, 0))
     busy = taken.getsockname()[1]
     ports = [{"name": f"p{p}", "port": p, "targetPort": 8080, "protocol": "TCP"} for p in (free, busy)]
     created = await service(world, "web", type="LoadBalancer", ports=ports)
     node_port = created["spec"]["ports"][0]["nodePort"]
     await endpoints(world, "web", one)
-    assert await until_answered(free, "one")
-    assert await until_answered(node_port, "one")
+    assert await until_answered(address, free, "one")
+    assert await until_answered(address, node_port, "one")
     await world.pod("client", *IDLE)
     await world.ready("client")
     assert (await ask(world, "client", "tcp", "10.244.0.1", node_port))[0].startswith("one")
     async with asyncio.timeout(20):
         while True:
             status = (await world.client.get(SERVICES, "web", world.namespace)).get("status") or {}
-            if [e["ip"] for e in (status.get("loadBalancer") or {}).get("ingress") or ()] == ["127.0.0.1"]:
+            if [e["ip"] for e in (status.get("loadBalancer") or {}).get("ingress") or ()] == [address]:
                 break
             await asyncio.sleep(0.05)
     events = await world.client.request("GET", f"/api/v1/namespaces/{world.namespace}/events")
@@ -241,10 +242,10 @@ async def test_node_port_and_load_balancer(world: World) -> None:
     assert len(messages) == 1
     assert f"port {busy}" in messages[0]
     taken.close()
-    assert await until_answered(busy, "one")
+    assert await until_answered(address, busy, "one")
     await world.client.delete(SERVICES, "web", world.namespace)
     async with asyncio.timeout(20):
-        while await asyncio.to_thread(fetch, free) != "ConnectionRefusedError":
+        while await asyncio.to_thread(fetch, address, free) != "ConnectionRefusedError":
             await asyncio.sleep(0.05)
 
 
