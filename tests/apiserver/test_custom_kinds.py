@@ -73,6 +73,8 @@ def test_objects_go_with_their_definition(server: ApiServer, namespace: str) -> 
     server.call("DELETE", f"{DEFINITIONS}/things.{group}")
     wait(lambda: server.call("GET", path + "/free").code == 404, "the deletion of what is not held")
     assert server.call("GET", f"{DEFINITIONS}/things.{group}").json["metadata"]["deletionTimestamp"]
+    refused = server.call("POST", path, {"kind": "Thing", "metadata": {"name": "late"}})
+    assert (refused.code, refused.json["reason"]) == (405, "MethodNotAllowed")
     server.call("PATCH", path + "/held", {"metadata": {"finalizers": None}}, content_type=MERGE)
     wait(lambda: server.call("GET", f"{DEFINITIONS}/things.{group}").code == 404, "the end of the definition")
     server.create(DEFINITIONS, definition(group))

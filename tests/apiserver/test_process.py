@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.apiserver.conftest import ApiServer
+from tests.apiserver.conftest import KUBECTL, ApiServer
 
 MAPS = "/api/v1/namespaces/default/configmaps"
 
@@ -91,6 +91,16 @@ def test_kubeconfigs_are_whole(own_server: ApiServer) -> None:
             ["openssl", "x509", "-noout", "-subject"], input=pem, capture_output=True, check=True
         ).stdout.decode()
         assert group in shown
+
+
+def test_the_chosen_namespace_survives_a_restart(own_server: ApiServer) -> None:
+    """The default namespace that a user gave to kubectl is kept when the kubeconfig is written anew."""
+    config = ["--kubeconfig", str(own_server.kubeconfig)]
+    subprocess.run([KUBECTL, *config, "config", "set-context", "--current", "--namespace=mine"], check=True)
+    own_server.stop()
+    own_server.start()
+    shown = [KUBECTL, *config, "config", "view", "--minify", "-o", "jsonpath={..namespace}"]
+    assert subprocess.run(shown, check=True, capture_output=True, text=True).stdout == "mine"
 
 
 def test_a_second_server_on_the_same_directory_is_refused(own_server: ApiServer) -> None:

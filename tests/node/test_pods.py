@@ -534,3 +534,46 @@ async def test_exec_input(world: World, tty: bool) -> None:
     assert status["details"]["causes"] == [{"reason": "ExitCode", "message": "5"}]
     assert b"some input" in output
     assert (b"terminal 42 99" in output) == tty
+
+
+async def test_an_ephemeral_container_looks_into_another(world: World) -> None:
+    """A container added to a running pod sees the processes of its target, runs once, and has status and log."""
+    await world.pod("p", *shell("exec sleep 4321"))
+    await world.ready("p")
+    debugger = {
+        "name": "debugger",
+        "image": "curlimages/curl",
+        "command": ["sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline"],
+        "targetContainerName": "c",
+    }
+    patch = {"spec": {"ephemeralContainers": [debugger]}}
+    await world.client.patch(
+        PODS, "p", patch, world.namespace, patch_type=PatchType.STRATEGIC, subresource="ephemeralcontainers"
+    )
+
+    def over(pod: Any) -> bool:
+        return any("terminated" in one["state"] for one in pod["status"].get("ephemeralContainerStatuses") or ())
+
+    pod = await world.until("p", over, "the debugger ends")
+    assert pod["status"]["phase"] == "Running"
+    assert pod["status"]["ephemeralContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 0
+    assert (await world.logs("p", "debugger")).strip() == "sleep 4321"
+
+
+async def test_an_attached_program_sees_the_end_of_its_input(world: World) -> None:
+    """With stdinOnce a program's input ends when the first client has no more, while it goes on listening."""
+    container = {"name": "c", "image": "curlimages/curl", "command": ["cat"], "stdin": True, "stdinOnce": True}
+    await world.pod("p", containers=[container], restartPolicy="Never")
+    await world.ready("p")
+    query = {"stdin": "true", "stdout": "true"}
+    seen = b""
+    async with (
+        world.session() as session,
+        session.ws_connect(f"/attach/{world.namespace}/p/c", params=query, protocols=["v5.channel.k8s.io"]) as socket,
+    ):
+        await socket.send_bytes(b"\x00hello")
+        await socket.send_bytes(b"\xff\x00")
+        async for message in socket:
+            if message.data[0] == 1:
+                seen += message.data[1:]
+    assert seen == b"hello"

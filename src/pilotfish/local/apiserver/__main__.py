@@ -126,7 +126,26 @@ def _write_kubeconfigs(data: Path, authority: pki.Authority, server: str) -> Non
         (data / "pki" / "node.kubeconfig", inside, node, "system:nodes"),
         (data / "pki" / "controllers.kubeconfig", server, manager, MASTERS),
     ):
-        pki.write_private(path, authority.kubeconfig(url, user, authority.client(user, group)))
+        pair = authority.client(user, group)
+        pki.write_private(path, authority.kubeconfig(url, user, pair, _chosen_namespace(path)))
+
+
+def _chosen_namespace(kubeconfig: Path) -> str:
+    """What the user set as the namespace of commands (`kubectl config set-context --current --namespace`)."""
+    try:
+        text = kubeconfig.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    if "namespace" not in text:
+        return ""
+    import yaml  # noqa: PLC0415 - only for a file that kubectl has written
+
+    try:
+        contexts = yaml.safe_load(text)["contexts"]
+        found = next(one["context"] for one in contexts if one["name"] == "pilotfish")
+        return str(found.get("namespace") or "")
+    except (yaml.YAMLError, LookupError, StopIteration, TypeError, AttributeError):
+        return ""  # a file that cannot be read is written anew
 
 
 async def _run(arguments: argparse.Namespace) -> None:

@@ -157,6 +157,11 @@ class CustomKinds:
         """Whether the kind is still served, in the shape it had."""
         return self.core.registry.find(resource.group, resource.version, resource.plural) is resource
 
+    def ending(self, resource: Resource) -> bool:
+        """Whether the definition of the kind is being deleted: then nothing new of it is taken."""
+        definition = self._definitions.get(self._of.get(resource, ""), {})
+        return bool(definition.get("metadata", {}).get("deletionTimestamp"))
+
     def watching(self, resource: Resource, wake: Callable[[], None]) -> None:
         """Have `wake` called when the kind is no longer served as it is now."""
         if self.core.registry.is_custom(resource):

@@ -141,12 +141,13 @@ class Authority:
         context.set_alpn_protocols(["http/1.1"])
         return context
 
-    def kubeconfig(self, server: str, user: str, pair: Pair) -> bytes:
-        """A kubeconfig with everything inside. JSON, which is YAML."""
+    def kubeconfig(self, server: str, user: str, pair: Pair, namespace: str = "") -> bytes:
+        """A kubeconfig with everything inside. JSON, which is YAML. `namespace` is the default one of commands."""
 
         def text(pem: bytes) -> str:
             return base64.b64encode(pem).decode()
 
+        context = {"cluster": "pilotfish", "user": user} | ({"namespace": namespace} if namespace else {})
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -162,7 +163,7 @@ class Authority:
                     },
                 }
             ],
-            "contexts": [{"name": "pilotfish", "context": {"cluster": "pilotfish", "user": user}}],
+            "contexts": [{"name": "pilotfish", "context": context}],
             "current-context": "pilotfish",
         }
         return json.dumps(config, indent=2).encode() + b"\n"

@@ -176,6 +176,9 @@ def single_owners(request: Request, obj: Object) -> None:
 async def insert_managed(core: Core, request: Request, resource: Resource, obj: Object) -> Object:
     """The second half of `insert`, for an object whose managedFields are known (create and apply)."""
     namespace = request.target.namespace if resource.namespaced else ""
+    if core.custom.ending(resource):
+        why = "create not allowed while custom resource definition is terminating"
+        raise ApiError(405, "MethodNotAllowed", why)
     if namespace:
         check_alive(core, resource, namespace, obj["metadata"].get("name", ""))
     obj = await core.admission.mutate(core, request, resource, "CREATE", obj, None)

@@ -66,6 +66,9 @@ class PodContext(Protocol):
     def shared_pid(self) -> str:
         """Path of the PID namespace that all containers share; empty when each has its own."""
 
+    def container(self, name: str) -> ContainerWorker | None:
+        """The container of a name."""
+
     def changed(self) -> None:
         """The status is to be written."""
 
@@ -190,6 +193,8 @@ class ContainerWorker:
         policy = self.pod.object["spec"].get("restartPolicy") or "Always"
         if self._redefined.is_set() or self.view.kind == "sidecar":
             return True
+        if self.view.kind == "ephemeral":
+            return False
         if self.view.kind == "init":
             return code != 0 and policy != "Never"
         return policy == "Always" or (policy == "OnFailure" and code != 0)
@@ -337,7 +342,7 @@ class ContainerWorker:
                 net=sandbox.net,
                 ipc=sandbox.ipc,
                 uts=sandbox.uts,
-                pid=self.pod.shared_pid,
+                pid=self.pod.shared_pid or self._target_pid(),
                 host_pid=bool(pod["spec"].get("hostPID")),
             ),
             mounts=tuple(mounts),
@@ -352,6 +357,12 @@ class ContainerWorker:
             termination,
             int(fields.quantity(memory)) if memory is not None else None,
         )
+
+    def _target_pid(self) -> str:
+        """The PID namespace of the container that an ephemeral one looks into; empty when it looks into none."""
+        name = self.spec.get("targetContainerName")
+        target = self.pod.container(name) if name else None
+        return f"/proc/{target.running.pid}/ns/pid" if target is not None and target.running is not None else ""
 
     # ------------------------------------------------------------------ start and end of a run
 

@@ -11,6 +11,7 @@ Life of a pod:
    looks after itself (`container.py`): probes, restarts, back-off.
 4. *Finish.* When no container will run again, the sidecars are ended, last one first, and the pod is Succeeded or
    Failed. It also ends as Failed when `activeDeadlineSeconds` are over (`DeadlineExceeded`).
+   Ephemeral containers (`kubectl debug`) run once when they are added, and nothing waits for them.
 5. *Terminate.* On deletion the containers get the grace period together, then the sidecars what is left of it (at
    least 2 s each), last one first. The final status is written, volumes and namespaces go, and the object is deleted
    with grace period 0. A pod whose object is gone (forced deletion) is killed without grace.
@@ -71,6 +72,7 @@ class PodWorker:
         self._view = status.PodView(start_time=(pod.get("status") or {}).get("startTime") or format_time(now()))
         self._holder: PidHolder | None = None
         self._finished = False
+        self._launched = False
         self._dirty = asyncio.Event()
         self._written: Object | None = None
         self._kill_at = float("inf")
@@ -85,6 +87,8 @@ class PodWorker:
             for one in spec.get("initContainers") or ()
         ]
         self.main = [ContainerWorker(self, one, "main") for one in spec["containers"]]
+        self.ephemeral: list[ContainerWorker] = []
+        self._add_ephemeral()
         self._recover()
 
     # ------------------------------------------------------------------ for containers: PodContext
@@ -106,7 +110,7 @@ class PodWorker:
     @property
     def containers(self) -> list[ContainerWorker]:
         """All containers, init containers first."""
-        return [*self.init, *self.main]
+        return [*self.init, *self.main, *self.ephemeral]
 
     def container(self, name: str) -> ContainerWorker | None:
         """The container of a name."""
@@ -118,7 +122,8 @@ class PodWorker:
 
     def event(self, event_type: EventType, reason: str, message: str, container: str = "", kind: Kind = "main") -> None:
         """Tell an event about the pod or one of its containers."""
-        path = f"spec.{'containers' if kind == 'main' else 'initContainers'}{{{container}}}" if container else ""
+        field = {"main": "containers", "ephemeral": "ephemeralContainers"}.get(kind, "initContainers")
+        path = f"spec.{field}{{{container}}}" if container else ""
         about = {"apiVersion": "v1", "kind": "Pod", "metadata": self._pod["metadata"]}
         self.host.events.record(about, event_type, reason, message, field_path=path)
 
@@ -188,6 +193,24 @@ class PodWorker:
                     worker.redefine(spec)
         if pod["spec"].get("readinessGates"):
             self.changed()
+        self._add_ephemeral()
+        self._begin_ephemeral()
+
+    def _add_ephemeral(self) -> None:
+        known = {one.name for one in self.ephemeral}
+        self.ephemeral += [
+            ContainerWorker(self, one, "ephemeral")
+            for one in self._pod["spec"].get("ephemeralContainers") or ()
+            if one["name"] not in known
+        ]
+
+    def _begin_ephemeral(self) -> None:
+        """Start those that were never started, once the pod's own containers were."""
+        if self._finished or self._terminating is not None or not self._launched:
+            return
+        for one in self.ephemeral:
+            if one.task is None and one.view.terminated is None:
+                one.begin()
 
     def removed(self) -> None:
         """The object is gone: end at once."""
@@ -214,7 +237,8 @@ class PodWorker:
         known = self._pod.get("status") or {}
         entries = {
             one["name"]: one
-            for one in (*(known.get("containerStatuses") or ()), *(known.get("initContainerStatuses") or ()))
+            for field in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
+            for one in known.get(field) or ()
         }
         final = known.get("phase") in {"Succeeded", "Failed"}
         policy = self._pod["spec"].get("restartPolicy") or "Always"
@@ -228,7 +252,9 @@ class PodWorker:
             view.last_state = entry.get("lastState") or {}
             if "running" in state and not final:
                 state = {"terminated": _lost(state["running"], view.container_id)}
-            done = view.kind == "main" and (policy == "Never" or (policy == "OnFailure" and _exit_code(state) == 0))
+            done = view.kind == "ephemeral" or (
+                view.kind == "main" and (policy == "Never" or (policy == "OnFailure" and _exit_code(state) == 0))
+            )
             if final or is_deleting(self._pod) or (done and "terminated" in state):
                 view.state = state
             elif view.container_id:
@@ -270,6 +296,8 @@ class PodWorker:
                 one.view.state = {"waiting": {"reason": "ContainerCreating"}}
             tasks.append(one.begin())
             await one.launched.wait()
+        self._launched = True
+        self._begin_ephemeral()
         if tasks:
             await asyncio.wait(tasks)
         await self._finish()
@@ -278,6 +306,7 @@ class PodWorker:
         """Nothing will run again: end the sidecars and let go of everything but the logs."""
         self._finished = True
         self._kill_at = time.monotonic() + self._grace()
+        await asyncio.gather(*(self._stop(one) for one in self.ephemeral if one.task is not None))
         await self._stop_sidecars()
         await self._release()
         self.changed()
@@ -525,7 +554,8 @@ class PodWorker:
         if self._main is None and self._finished and self._terminating is None:
             return
         views: Callable[[Sequence[ContainerWorker]], list[status.ContainerView]] = lambda ws: [w.view for w in ws]  # noqa: E731
-        wanted = status.build(self._pod, self._view, views(self.init), views(self.main), now(), finished=self._finished)
+        init, main, ephemeral = views(self.init), views(self.main), views(self.ephemeral)
+        wanted = status.build(self._pod, self._view, init, main, now(), ephemeral=ephemeral, finished=self._finished)
         if _essence(wanted) == _essence(self._written):
             return
         meta = self._pod["metadata"]

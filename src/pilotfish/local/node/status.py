@@ -13,7 +13,7 @@ from pilotfish.local.node import fields
 
 Object = Mapping[str, Any]
 Json = dict[str, Any]
-Kind = Literal["init", "sidecar", "main"]
+Kind = Literal["init", "sidecar", "main", "ephemeral"]
 
 
 @dataclass
@@ -45,7 +45,7 @@ class ContainerView:
         return self.succeeded if self.kind == "init" else self.started
 
     def as_status(self) -> Json:
-        """The entry of `containerStatuses` or `initContainerStatuses`."""
+        """The entry of `containerStatuses`, `initContainerStatuses` or `ephemeralContainerStatuses`."""
         result: Json = {
             "name": self.name,
             "image": self.image,
@@ -118,6 +118,7 @@ def build(
     main: Sequence[ContainerView],
     now: datetime,
     *,
+    ephemeral: Sequence[ContainerView] = (),
     finished: bool = False,
 ) -> Json:
     """The whole `status` object. `pod` gives the specification and the conditions that others own.
@@ -140,6 +141,8 @@ def build(
     if init:
         result["initContainerStatuses"] = [one.as_status() for one in init]
     result["containerStatuses"] = [one.as_status() for one in main]
+    if ephemeral:
+        result["ephemeralContainerStatuses"] = [one.as_status() for one in ephemeral]
     result["conditions"] = _conditions(pod, view, kind, init, main, now)
     return result
 
