@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from pilotfish.install.charts import render
 from tests.e2e.conftest import skip_unless_possible
 from tests.e2e.harness import SAMPLES, Cluster, fresh, wait_until
+
+from pilotfish.install.charts import render
 
 pytestmark = [pytest.mark.xdist_group("collector")]
 
@@ -28,8 +28,7 @@ def cluster() -> Iterator[Cluster]:
         settings += ["profile=minimal", "meshConfig.enableTracing=true"]
         one.pilotfish("install", "-y", *(word for setting in settings for word in ("--set", setting)))
         console = render("console", "console", "istio-system", {"scrapeInterval": 1})
-        listed = {"apiVersion": "v1", "kind": "List", "items": console}
-        one.apply(json.dumps(listed), "istio-system")
+        one.apply("\n---\n".join(map(json.dumps, console)), "istio-system")
         one.kubectl("create", "namespace", BOOKS)
         one.kubectl("label", "namespace", BOOKS, "istio-injection=enabled")
         one.kubectl("apply", "-n", BOOKS, "-f", str(SAMPLES / "bookinfo" / "bookinfo.yaml"))
