@@ -155,6 +155,19 @@ def test_which_destination_rule(rules: list[tuple[str, str]], expected: str | No
     assert [r.namespace for r in found] == ([expected] if expected else [])
 
 
+def test_which_destination_rule_for_a_gateway_in_the_root_namespace() -> None:
+    """The service's own rule comes before everybody's defaults; only rules the root namespace keeps to itself win."""
+    world = World()
+    host, db = add_service(world, "s", "service"), world.db
+    assert destination_rules.rules_for(db, "istio-system", (), "service", host) == ()
+    put(world, "DestinationRule", "defaults", {"host": "*.local"}, "istio-system")
+    assert destination_rules.rules_for(db, "istio-system", (), "service", host) == (Ref("istio-system", "defaults"),)
+    put(world, "DestinationRule", "own", {"host": host}, "service")
+    assert destination_rules.rules_for(db, "istio-system", (), "service", host) == (Ref("service", "own"),)
+    put(world, "DestinationRule", "private", {"host": "*.local", "exportTo": ["."]}, "istio-system")
+    assert destination_rules.rules_for(db, "istio-system", (), "service", host) == (Ref("istio-system", "private"),)
+
+
 def test_rules_for_chosen_clients_and_private_rules() -> None:
     """A rule that selects the client comes before others; exportTo hides a rule from other namespaces."""
     world = World()

@@ -73,16 +73,18 @@ def candidates(db: Db, host: str) -> tuple[Head, ...]:
 def rules_for(db: Db, client: str, labels: Labels, namespace: str, host: str) -> tuple[Ref, ...]:
     """The rules a client (its namespace and labels) uses for a service, to be merged, oldest first.
 
-    1. rules in the client's namespace, unless that is the root namespace;
+    1. rules in the client's namespace (of the root namespace only those for itself: the others are everybody's
+       defaults, which must not hide a service's own rules from gateways that live there);
     2. rules in the service's namespace that the client sees;
     3. rules in the root namespace that the client sees.
     The first stage with a match wins completely; in a stage the most specific host; rules selecting the client first.
     """
     heads, root = candidates(db, host), root_namespace(db)
-    stages = [root] if client == root else [client, namespace, root]
-    for stage in dict.fromkeys(stages):
-        here = [h for h in heads if h.namespace == stage and h.seen_by(client)]
-        chosen = [h for h in here if h.selector and stage == client and selects(dict(h.selector), labels)]
+    stages = [[h for h in heads if h.namespace == stage and h.seen_by(client)] for stage in (client, namespace, root)]
+    if client == root:
+        stages[0] = [h for h in stages[0] if h.export_to == (root,)]
+    for here in stages:
+        chosen = [h for h in here if h.selector and h.namespace == client and selects(dict(h.selector), labels)]
         for group in (chosen, [h for h in here if not h.selector]):
             best = names.most_specific(host, {h.host for h in group})
             if best is not None:
