@@ -198,9 +198,11 @@ def test_user_container_overrides_the_template() -> None:
 
 
 def test_gateway_template() -> None:
-    """The pod's own container becomes the gateway; no capture, no probes taken over, low ports allowed."""
+    """The pod's own container becomes the gateway; no capture, no probes taken over, low ports allowed, and sidecars
+    are not told to speak mTLS to its ports."""
     one = pod({"inject.istio.io/templates": "gw"}, containers=[{"name": "istio-proxy", "image": "auto"}])
     made = injected(one)
+    assert "security.istio.io/tlsMode" not in made["metadata"]["labels"]
     assert [item["name"] for item in made["spec"]["containers"]] == ["istio-proxy"]
     assert "initContainers" not in made["spec"]
     assert container(made)["args"][:2] == ["proxy", "router"]

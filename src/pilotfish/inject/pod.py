@@ -41,6 +41,7 @@ def inject(context: Context) -> Object:
     labels: dict[str, str] = metadata.setdefault("labels", {})
     _labels(context, labels)
     if is_sidecar:
+        labels.setdefault(TLS_MODE, "istio")  # not for gateways: their ports are what their Gateways say
         _metrics_and_probes(context, spec, annotations)
     _annotations(context, spec, annotations, before)
     return pod
@@ -172,7 +173,6 @@ def _place_proxy(context: Context, spec: Object, *, first: bool) -> None:
 
 
 def _labels(context: Context, labels: dict[str, str]) -> None:
-    labels.setdefault(TLS_MODE, "istio")
     for name, value in canonical_labels(labels, context.workload).items():
         labels.setdefault(name, value)
     network = context.settings.globals.get("network")
