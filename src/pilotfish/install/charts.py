@@ -13,7 +13,7 @@ from pilotfish.install.functions import merge_overwrite
 from pilotfish.install.template import Templates
 
 Object = dict[str, Any]
-NAMES = ("base", "istiod", "gateway")
+NAMES = ("base", "istiod", "gateway", "console")
 
 
 def directory() -> Path:
