@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.ordinary import MODES
 
 from pilotfish.local.process import tree
 
-from .conftest import MODES, skip_unless_possible
+from .conftest import CLUSTERS, skip_unless_possible
 from .harness import Cluster, curl, fresh, wait_until
 
 WORKLOAD = """
@@ -37,7 +38,7 @@ spec: {type: NodePort, selector: {app: web}, ports: [{port: 80}]}
 """
 
 
-@pytest.fixture(params=[pytest.param(m, marks=pytest.mark.xdist_group(f"lifecycle-{m}")) for m in MODES])
+@pytest.fixture(params=[pytest.param(m, marks=pytest.mark.xdist_group(f"lifecycle-{m}")) for m in CLUSTERS])
 def stopped(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster that is not started."""
     skip_unless_possible(request.param)
@@ -119,9 +120,13 @@ def test_nothing_is_left_behind(stopped: Cluster) -> None:
 
 
 def test_second_up(stopped: Cluster) -> None:
-    """A second up changes nothing and says so; another port is refused; status tells what runs."""
+    """A second up changes nothing and says so; another port is refused; status tells what runs.
+
+    Neither minds what the user has done to the kubeconfig, and a cluster that was stopped comes back at its place.
+    """
     cluster = stopped
     cluster.up()
+    cluster.kubectl("config", "set-context", "--current", "--namespace=default")
     before = cluster.state()
     assert "runs already" in cluster.pilotfish("up").stdout
     refused = cluster.pilotfish("up", "--port", "1", check=False)
@@ -133,6 +138,9 @@ def test_second_up(stopped: Cluster) -> None:
     assert after["counts"]["namespaces"] >= 4
     assert cluster.pilotfish("status").returncode == 0
     assert cluster.pilotfish("kubeconfig").stdout.strip() == str(cluster.data / "kubeconfig")
+    cluster.pilotfish("down")
+    cluster.pilotfish("up")
+    assert cluster.state()["server"] == before["server"]
 
 
 @pytest.mark.parametrize("parts", [("apiserver",), ("node",), ("apiserver", "node")], ids="+".join)
@@ -213,9 +221,27 @@ def test_full_disk() -> None:
         assert not _processes(cluster)
 
 
-@pytest.mark.parametrize("mode", ["rootful", "rootless", "rootless-ids"])
+FILES_OF_OTHERS = """
+apiVersion: v1
+kind: Pod
+metadata: {name: files}
+spec:
+  restartPolicy: Never
+  volumes: [{name: v, hostPath: {path: /x}}]
+  containers:
+  - name: c
+    image: alpine
+    command: [sh, -c, "mkdir -m 700 /v/d && touch /v/d/f && (chown -R 1234 /v/d || true)"]
+    volumeMounts: [{name: v, mountPath: /v}]
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_user_ids(mode: str) -> None:
-    """A container runs as the user it asks for; where only one user is mapped, an event says that it does not."""
+    """A container runs as the user it asks for; where only one user is mapped, an event says that it does not.
+
+    Whoever the files of pods belong to, `reset` removes them.
+    """
     skip_unless_possible(mode)
     with fresh(mode) as cluster:
         cluster.up()
@@ -227,3 +253,9 @@ def test_user_ids(mode: str) -> None:
         wait_until(lambda: cluster.kubectl("logs", "who") == expected, f"the log says {expected!r}", 10)
         if mode == "rootless":
             wait_until(lambda: "1234" in cluster.kubectl("events", "--for=pod/who", "--types=Warning"), "a warning", 10)
+        cluster.apply(FILES_OF_OTHERS)
+        cluster.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/files", "--timeout=60s")
+        if mode == "rootless-ids" and os.geteuid() == 0:
+            assert (cluster.data / "hostpath/x/d/f").stat().st_uid > 65536
+        cluster.pilotfish("reset")
+        assert [path.name for path in cluster.data.iterdir()] == ["pilotfish-data"]

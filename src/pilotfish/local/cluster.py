@@ -16,7 +16,6 @@ import shutil
 import socket
 import ssl
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from typing import Any
 from pilotfish.errors import UserError
 from pilotfish.local import prerequisites
 from pilotfish.local.network import DNS_SERVICE_IP, NODE_NAME
+from pilotfish.local.node.erase import erase
 from pilotfish.local.process import Process, memory, tree
 
 DEFAULT_PORT = 6443
@@ -43,7 +43,7 @@ _MAX_LOG = 10 * 1024 * 1024
 _USERS = {"images.yaml"}
 """Of the data directory, what `reset` keeps."""
 _MARK = "pilotfish-data"
-"""An empty file that says whose directory this is, so that `reset` never empties another."""
+"""A file that says whose directory this is, so that `reset` never empties another, and where the cluster last was."""
 
 Say = Callable[[str], None]
 
@@ -128,6 +128,8 @@ def up(data: Path, port: int | None, address: str | None, say: Say) -> None:
             if isinstance(error, OSError):
                 raise UserError(f"cannot start the cluster in {data}: {error.strerror}") from error
             raise
+        with contextlib.suppress(OSError):  # a full disk: then the next start does not know the place
+            (data / _MARK).write_text(json.dumps({"address": state.address, "port": state.port}) + "\n")
         say(f"The cluster is ready: {_url(state)}")
 
 
@@ -153,7 +155,7 @@ def reset(data: Path, say: Say) -> None:
             if entry.name in {*_USERS, _MARK}:
                 continue
             if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
+                erase(entry)
             else:
                 entry.unlink()
         say("All objects are forgotten.")
@@ -262,9 +264,10 @@ def _refuse_other_place(state: State, port: int | None, address: str | None) -> 
 
 def _place(data: Path, port: int | None, address: str | None, last: State | None) -> State:
     """Where the API server is to listen; clients keep working when a dead one comes back at its place."""
-    address = address or (last.address if last else DEFAULT_ADDRESS)
+    before = (last.address, last.port) if last else _place_of_last_time(data)
+    address = address or before[0]
     if port is None:
-        port = last.port if last else DEFAULT_PORT
+        port = before[1]
     if port == 0:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             probe.bind((address, 0))
@@ -275,6 +278,20 @@ def _place(data: Path, port: int | None, address: str | None, last: State | None
         _tidy(data, last)
         raise
     return State(port, address, last.parts if last else {})
+
+
+def _place_of_last_time(data: Path) -> tuple[str, int]:
+    """Address and port of a cluster that was stopped; the defaults when there was none."""
+    try:
+        stored = json.loads((data / _MARK).read_text())
+        return str(stored["address"]), int(stored["port"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return DEFAULT_ADDRESS, DEFAULT_PORT
+
+
+def _credentials(data: Path) -> Path:
+    """An administrator's kubeconfig that is not the user's to edit, so it is always JSON."""
+    return data / "pki" / "controllers.kubeconfig"
 
 
 def _start(part: str, data: Path, state: State) -> Process:
@@ -350,14 +367,15 @@ class _Api:
     """The API server as the administrator, one connection."""
 
     def __init__(self, data: Path) -> None:
-        config: dict[str, Any] = json.loads(kubeconfig(data).read_text())
+        config: dict[str, Any] = json.loads(_credentials(data).read_text())
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
-        with tempfile.NamedTemporaryFile(dir=data / "run") as pair:  # the ssl module reads keys from files only
+        # The ssl module reads keys from files only; this one is in memory, so a full disk does not matter.
+        with os.fdopen(os.memfd_create("pair"), "wb") as pair:
             pair.write(base64.b64decode(user["client-certificate-data"]))
             pair.write(base64.b64decode(user["client-key-data"]))
             pair.flush()
-            context.load_cert_chain(pair.name)
+            context.load_cert_chain(f"/proc/self/fd/{pair.fileno()}")
         place = cluster["server"].removeprefix("https://")
         self._connection = http.client.HTTPSConnection(place, timeout=5, context=context)
 
