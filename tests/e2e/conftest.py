@@ -9,8 +9,10 @@ import pytest
 from tests.ordinary import unable
 
 from .harness import Cluster, fresh
+from .mesh import Mesh, installed
+from .shop import Shop, opened
 
-MODES = ["rootful", "rootless"]
+CLUSTERS = ["rootful", "rootless"]
 _names = count(1)
 
 
@@ -20,7 +22,9 @@ def skip_unless_possible(mode: str) -> None:
         pytest.skip(why)
 
 
-@pytest.fixture(scope="session", params=[pytest.param(m, marks=pytest.mark.xdist_group(f"cluster-{m}")) for m in MODES])
+@pytest.fixture(
+    scope="session", params=[pytest.param(m, marks=pytest.mark.xdist_group(f"cluster-{m}")) for m in CLUSTERS]
+)
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A running cluster that tests share; each keeps to a namespace of its own."""
     skip_unless_possible(request.param)
@@ -36,3 +40,17 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def mesh() -> Iterator[Mesh]:
+    """Installed once for all tests of the group `mesh`."""
+    skip_unless_possible("rootful")
+    with installed() as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def shop(mesh: Mesh) -> Shop:
+    """Small workloads in the mesh and outside of it, for tests of traffic and security."""
+    return opened(mesh)

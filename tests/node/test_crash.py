@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.ordinary import MODES, prefix, unable
+from tests.ordinary import MODES, unable
 
 from pilotfish.kube.resources import PODS
 
@@ -140,48 +140,6 @@ def test_pods_survive_a_restart_of_the_api_server() -> None:
                 await world.gone("always")
 
         asyncio.run(check())
-
-
-def test_what_pods_wrote_can_be_deleted() -> None:
-    """Files of other users in an ordinary user's data directory are deleted by `erase`."""
-    skip_unless_possible("rootless-ids")
-    with fresh("rootless-ids") as cluster:
-
-        async def write() -> None:
-            async with cluster.client() as client:
-                world = World(cluster, client, "default")
-                await wait_account(world)
-                await world.pod(
-                    "p",
-                    *shell("umask 077; mkdir -p /host/a/b && touch /host/a/b/c"),
-                    restartPolicy="Never",
-                    initContainers=[
-                        {
-                            "name": "open",
-                            "image": "curlimages/curl",
-                            "command": ["chmod", "777", "/host"],
-                            "volumeMounts": [{"name": "h", "mountPath": "/host"}],
-                        }
-                    ],
-                    container={
-                        "securityContext": {"runAsUser": 1234},
-                        "volumeMounts": [{"name": "h", "mountPath": "/host"}],
-                    },
-                    volumes=[{"name": "h", "hostPath": {"path": "/x"}}],
-                )
-                await world.phase("p", "Succeeded")
-
-        asyncio.run(write())
-        cluster.stop_node()
-        target = cluster.data / "hostpath"
-        assert (target / "x/a/b/c").stat().st_uid > 65536
-        program = (
-            "import sys; from pathlib import Path; from pilotfish.local.node.erase import erase; "
-            "erase(Path(sys.argv[1])); erase(Path(sys.argv[1]))"
-        )
-        command = [*prefix("rootless-ids"), sys.executable, "-c", program, str(target)]
-        subprocess.run(command, check=True, timeout=20)
-        assert not target.exists()
 
 
 def test_a_second_node_is_refused() -> None:
