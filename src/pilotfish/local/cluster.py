@@ -26,7 +26,6 @@ from pilotfish.errors import UserError
 from pilotfish.local import prerequisites
 from pilotfish.local.network import DNS_SERVICE_IP, NODE_NAME
 from pilotfish.local.node.erase import erase
-from pilotfish.local.node.erase import erase
 from pilotfish.local.process import Process, memory, tree
 
 DEFAULT_PORT = 6443
