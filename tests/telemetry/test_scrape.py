@@ -14,8 +14,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from pilotfish.kube.client import Client
+from pilotfish.kube.config import Config
+from pilotfish.kube.informer import Informer
+from pilotfish.kube.resources import ENDPOINT_SLICES, PODS
 from pilotfish.telemetry.embedded import StoredMetrics
-from pilotfish.telemetry.scrape import State, Target, pod_fields, read, scrape, targets
+from pilotfish.telemetry.scrape import Scraper, State, Target, pod_fields, read, scrape, targets
 from pilotfish.telemetry.store import Store
 
 
@@ -147,6 +151,35 @@ async def test_bad_targets(store: Store, caplog: pytest.LogCaptureFixture) -> No
         await scrape(session, store, dead)
     assert not dead.up
     assert "127.0.0.1" in dead.error
+
+
+async def test_targets_come_and_go(store: Store) -> None:
+    """A pod is scraped when it appears, again and again, and no more when it is gone."""
+    client = Client(Config("http://127.0.0.1:1"))
+    informers = [
+        Informer(client, kind, transform=shape) for kind, shape in ((PODS, pod_fields), (ENDPOINT_SLICES, None))
+    ]
+    for informer in informers:
+        informer.synced.set()
+    scraper = Scraper(store, informers[0], informers[1], interval=0.02)
+    async with server(lambda: web.Response(text="istio_a_total 5\n")) as address:
+        annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": address.partition(":")[2]}
+        obj = {
+            "metadata": {"name": "a", "namespace": "b", "uid": "1", "resourceVersion": "1", "annotations": annotations},
+            "spec": {"containers": [{"name": "app"}]},
+            "status": {"podIP": "127.0.0.1", "phase": "Running"},
+        }
+        task = asyncio.create_task(scraper.run())
+        async with asyncio.timeout(10):
+            informers[0]._take("ADDED", obj)
+            while not any(one.scrapes > 2 and one.up for one in scraper.states.values()):
+                await asyncio.sleep(0.01)
+            informers[0]._take("DELETED", obj)
+            while scraper.states:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+    await client.close()
 
 
 async def test_a_slow_target(store: Store) -> None:

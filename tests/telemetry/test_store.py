@@ -182,6 +182,13 @@ async def test_spans_outside_the_window_are_not_taken(store: Store) -> None:
     assert (store.counts.spans, store.counts.spans_outside) == (1, 2)
 
 
+async def test_a_span_costs_little_more_than_its_text(store: Store) -> None:
+    """A file of limited size holds as many as it can: text of about 1.4 kB is kept in less than 2.5."""
+    before, now = await store.size(), time.time()
+    await store.add_spans([span(i, start=now, trace=i, tags={"x": "y" * 1200}) for i in range(1, 501)])
+    assert (await store.size() - before) / 500 < 2560
+
+
 async def test_size_limit(tmp_path: Path) -> None:
     """The oldest goes first when the file is over its limit, and is counted; the newest stays."""
     store = await Store.open(tmp_path / "t.db", size_limit=2**20)

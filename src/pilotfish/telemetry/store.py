@@ -45,8 +45,8 @@ CREATE TABLE IF NOT EXISTS samples(
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS spans(
     trace TEXT NOT NULL, id TEXT NOT NULL, side TEXT NOT NULL, service TEXT NOT NULL, start INTEGER NOT NULL,
-    duration INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY(trace, id, side)
-) WITHOUT ROWID;
+    duration INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(trace, id, side)
+);
 CREATE INDEX IF NOT EXISTS spans_start ON spans(start);
 CREATE INDEX IF NOT EXISTS spans_service ON spans(service, start);
 """
