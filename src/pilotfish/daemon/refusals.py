@@ -13,6 +13,7 @@ was acknowledged before, for a proxy that is the first of its view.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,9 @@ Key = tuple[str, str, str]
 Form = tuple[Key, Any]
 """An object and an earlier form of it; None for its absence."""
 UNCHECKED = "EnvoyFilter"
+MOST_LOOKS = 100
+"""How many combinations of earlier forms are compiled to explain one refusal."""
+MOST_REMEMBERED = 1000
 
 
 @dataclass
@@ -72,6 +76,8 @@ class Refusals:
         self._changed = changed
         self._good: WeakKeyDictionary[View, dict[str, int]] = WeakKeyDictionary()
         self._trials: list[Trial] = []
+        self._unexplained: set[tuple[View, str, str, str]] = set()
+        """Refusals that no change explains, so that the next proxy's need not be looked into again."""
 
     def acknowledged(self, view: View, watch: Watch, state: int) -> None:
         """A proxy has accepted everything of a type, as of `state`."""
@@ -111,19 +117,25 @@ class Refusals:
             unchecked = (key for key in suspects if key[0] == UNCHECKED)
             yield from ([(key, None)] for key in unchecked if self._differs(view, type_url, name, [(key, None)]))
             return
+        if (view, type_url, name, now.version) in self._unexplained:
+            return
         recent = [key for key in suspects if good is None or self._feed.changed_at(key) > good]
-        together: list[Form] = []
-        for key in recent:
-            for form in self._world.earlier(key[0], Ref(*key[1:])):
-                for forms in ([(key, form)], [*together, (key, form)]):
-                    if self._cures(view, type_url, name, forms, accepted, known=good is not None):
-                        if len(forms) > 1:
-                            yield from ([one] for one in reversed(forms))
-                        yield forms
-                        return
-            earlier = self._world.earlier(key[0], Ref(*key[1:]))
-            if earlier:
-                together.append((key, earlier[-1]))
+        for forms in itertools.islice(self._combinations(recent), MOST_LOOKS):
+            if self._cures(view, type_url, name, forms, accepted, known=good is not None):
+                if len(forms) > 1:
+                    yield from ([one] for one in forms)
+                yield forms
+                return
+        if len(self._unexplained) > MOST_REMEMBERED:
+            self._unexplained.clear()
+        self._unexplained.add((view, type_url, name, now.version))
+
+    def _combinations(self, keys: list[Key]) -> Iterator[list[Form]]:
+        """Ways to put back one object, two, three: the latest change first."""
+        for size in range(1, min(len(keys), 3) + 1):
+            for some in itertools.combinations(keys, size):
+                for forms in itertools.product(*(self._world.earlier(key[0], Ref(*key[1:])) for key in some)):
+                    yield list(zip(some, forms, strict=True))
 
     def _sources(self, view: View, type_url: str, name: str) -> list[Key]:
         """The config objects behind a resource, the one that changed last first."""

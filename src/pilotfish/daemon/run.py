@@ -116,9 +116,9 @@ class Daemon:
         await feed.start(tasks)
         feed.on_change = self.fleet.changed
         self.compiler.changed()
-        backend.synced = True
         await self._serve_grpc(tasks, client, backend, serving)
         await self._listen(tasks, webhooks(self.metrics, self._injection(feed)), options.https, serving)
+        backend.synced = True  # not before everything listens: whoever is told that we are ready comes at once
         tasks.create_task(KeySets(self.world, self.fleet.changed).run(), name="key sets")
         status = StatusWriter(client, backend.problems)
         self.fleet.after_push = feed.on_problem = status.look
