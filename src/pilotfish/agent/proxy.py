@@ -43,6 +43,7 @@ class Proxy:
             str(self._binary),
             *("-c", str(bootstrap), "--disable-hot-restart", "--service-zone", "", "--local-address-ip-version", "v4"),
             *("--drain-time-s", str(int(_drain(options))), "--drain-strategy", "immediate"),
+            *("--file-flush-interval-msec", "1000"),  # access logs; Envoy's default is 10 s
             *("--log-level", options.log_level, "--component-log-level", options.component_log_level),
             *("--log-format", "%Y-%m-%dT%T.%fZ\t%l\tenvoy %n %g:%#\t%v\tthread=%t", "--allow-unknown-static-fields"),
         ]

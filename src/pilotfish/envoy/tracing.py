@@ -47,15 +47,17 @@ def manager_fields(db: Db, view: View, inbound: bool) -> Fields:
 
 
 def _forced(requests: tuple[telemetry.RequestHeader, ...]) -> Fields:
-    """Has chosen requests traced. Headers are changed early, before Envoy decides on sampling."""
+    """Has chosen requests traced. Headers are changed early, before Envoy decides on sampling; that the caller did not
+    sample the request must not count either."""
     mutations = [
         {
             "append": {
-                "header": {"key": "x-envoy-force-trace", "value": f"%CEL({one.expression} ? '1' : '')%"},
+                "header": {"key": name, "value": f"%CEL({one.expression} ? '1' : '')%"},
                 "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
             }
         }
         for one in requests
+        for name in ("x-envoy-force-trace", "x-b3-sampled")
     ]
     name = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
     return extension("envoy.http.early_header_mutation.header_mutation", name, {"mutations": mutations})
