@@ -135,6 +135,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     ("arguments", "code", "words"),
     [
         (["--window", "-5"], 2, "no number of seconds above 0"),
+        (["--window", "10"], 2, "ten times --scrape-interval"),
         (["--size-limit", "lots"], 2, "write for example 256Mi"),
         (["--no-cluster", "--traces", "x=http://y"], 1, "SYSTEM is one of zipkin, jaeger, tempo"),
         (["--no-cluster", "--prometheus", "here"], 1, "is no URL of Prometheus"),

@@ -126,6 +126,35 @@ async def test_a_series_that_comes_back_is_not_counted_twice(store: Store) -> No
     assert round(found.value * 60) == 1
 
 
+async def test_a_disk_that_refuses_for_a_while(store: Store) -> None:
+    """What was counted meanwhile is there afterwards, once."""
+    state = State(Target("1.2.3.4:1", "/metrics", "envoy-stats"))
+    now = time.time() - 30
+    async with server(lambda: web.Response(text="istio_a_total 160\n")) as address, aiohttp.ClientSession() as session:
+        state.target = Target(address, "/metrics", "envoy-stats")
+        await read(store, state, "istio_a_total 100\n", now)
+        await read(store, state, "istio_a_total 150\n", now + 5)
+        store._write_to.execute("PRAGMA query_only = ON")
+        await scrape(session, store, state)
+        assert "readonly" in store.problem
+        store._write_to.execute("PRAGMA query_only = OFF")
+        await scrape(session, store, state)
+    assert store.problem == ""
+    (found,) = await StoredMetrics(store).rates("istio_a_total", by=[], window=60)
+    assert round(found.value * 60) == 60
+
+
+async def test_a_clock_that_goes_back(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """Samples of the future are forgotten: no reset is seen where none was."""
+    state = State(Target("1.2.3.4:1", "/metrics", "envoy-stats"))
+    now = time.time()
+    for offset, count in ((-50, 100), (-40, 110), (900, 130), (-10, 140), (-5, 141)):
+        await read(store, state, f"istio_a_total {count}\n", now + offset)
+    (found,) = await StoredMetrics(store).rates("istio_a_total", by=[], window=60)
+    assert round(found.value * 60) == 41
+    assert "the clock went back" in caplog.text
+
+
 async def test_bad_targets(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """Dead, slow, garbage, an error, a redirect, too much: counted each time, told once, and well again when it is."""
     answers: list[Any] = []

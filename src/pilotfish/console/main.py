@@ -86,6 +86,8 @@ def _options(arguments: Sequence[str] | None) -> Options:
     add("--kubeconfig", type=Path, help="outside a cluster")
     add("--no-cluster", action="store_true", help="only receive spans; do not look for targets")
     given = parser.parse_args(arguments)
+    if given.window < 10 * given.scrape_interval:
+        parser.error("--window: at least ten times --scrape-interval is needed to tell what a counter increased by")
     return Options(
         data=given.data,
         address=given.address,

@@ -140,6 +140,9 @@ async def read(store: Store, state: State, page: str, now: float) -> None:
     A counter that appears between two scrapes began at zero: without that, the first requests of all would be lost.
     """
     found = {key: exposition.value(text) for key, text in exposition.lines(page)}
+    if now < state.scraped:
+        _log.warning("the clock went back by %.1f s", state.scraped - now)
+        await store.rewind(now)
     new = [key for key in found if key not in state.ids]
     milliseconds = round(now * 1000)
     rows: list[Row] = []

@@ -185,8 +185,9 @@ class Store:
         for key, name, labels, le in self._write_to.execute("SELECT id, name, labels, le FROM series"):
             self._series.setdefault(sys.intern(name), {})[key] = (labels, sys.intern(le))
             self._seen[key] = now
-        last = "SELECT id, (SELECT value FROM samples WHERE series = id ORDER BY time DESC LIMIT 1) FROM series"
-        self._last = {key: value for key, value in self._write_to.execute(last) if value is not None}
+        # What another clock has written would come after all that is new.
+        with self._write_to:
+            self._last = _rewind(self._write_to, now)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, check_same_thread=False)
@@ -239,9 +240,12 @@ class Store:
     async def append(self, rows: Iterable[Row]) -> None:
         """Keep samples. The times of a series must ascend."""
         changed: list[Row] = []
+        before: dict[int, float | None] = {}
         for row in rows:
             self._seen[row.series] = row.time
-            if self._last.get(row.series) != row.value and math.isfinite(row.value):
+            last = self._last.get(row.series)
+            if last != row.value and math.isfinite(row.value):
+                before.setdefault(row.series, last)
                 self._last[row.series] = row.value
                 changed.append(row)
         if not changed:
@@ -249,10 +253,18 @@ class Store:
         try:
             await self._write(lambda c: c.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?)", changed))
         except StoreError:
-            for row in changed:
-                self._last.pop(row.series, None)
+            for key, last in before.items():
+                if last is None:
+                    del self._last[key]
+                else:
+                    self._last[key] = last
             raise
         self.counts.samples += len(changed)
+
+    async def rewind(self, now: float) -> None:
+        """The clock went back: forget samples of the time (seconds) that is still to come, and count on from those
+        before."""
+        self._last = await self._write(lambda connection: _rewind(connection, _milliseconds(now)))
 
     def known(self, series: int) -> bool:
         """Whether a sample of this series is kept."""
@@ -457,6 +469,13 @@ def matches(labels: Mapping[str, str], where: Mapping[str, str | Collection[str]
         labels.get(name, "") == value if isinstance(value, str) else labels.get(name, "") in value
         for name, value in where.items()
     )
+
+
+def _rewind(connection: sqlite3.Connection, now: int) -> dict[int, float]:
+    """Without samples after `now`; the last values of all series."""
+    connection.execute("DELETE FROM samples WHERE time > ?", (now,))
+    last = "SELECT id, (SELECT value FROM samples WHERE series = id ORDER BY time DESC LIMIT 1) FROM series"
+    return {key: value for key, value in connection.execute(last) if value is not None}
 
 
 def _interned(pairs: Iterable[Sequence[str]]) -> dict[str, str]:
