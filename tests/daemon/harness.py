@@ -14,19 +14,24 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from grpclib.client import Channel, StreamStreamMethod
 from prometheus_client.parser import text_string_to_metric_families
 
 from pilotfish import api
+from pilotfish.ca.authority import Authority, key_pem, new_key, utc_now
 from pilotfish.envoy import proto
 from pilotfish.envoy.resource import CLUSTER, LISTENER
 from pilotfish.kube.client import Client
 from pilotfish.kube.errors import ApiStatusError, is_already_exists
 from pilotfish.kube.resources import NAMESPACES, SERVICE_ACCOUNTS, Object, ResourceType
+from pilotfish.tls import load_key_pair
 from pilotfish.xds.service import SERVICE, BytesCodec
 
 DELTA = "envoy.service.discovery.v3.Delta"
@@ -256,16 +261,42 @@ def node_of(namespace: str, pod: str = "", account: str = "", **metadata: Any) -
     return {"id": f"sidecar~10.1.1.1~{pod}.{namespace}~{namespace}.svc.cluster.local", "metadata": known}
 
 
+def client_tls(folder: Path, signer: Authority | None = None, uri: str = "", *, trust: bytes) -> ssl.SSLContext:
+    """A context that trusts `trust`, with a certificate of `signer` for `uri` if they are given."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=trust.decode())
+    context.set_alpn_protocols(["h2"])
+    if signer is not None:
+        key = new_key()
+        csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        pem = csr.public_bytes(serialization.Encoding.PEM).decode()
+        chain = signer.sign_workload(pem, [uri], timedelta(hours=1), utc_now())
+        load_key_pair(context, "".join(chain[:-1]).encode(), key_pem(key))
+    return context
+
+
 @asynccontextmanager
 async def connected(
-    port: int, node: Object, *types: str, tls: ssl.SSLContext | None = None, bearer: str = "", **options: Any
+    port: int,
+    node: Object,
+    *types: str,
+    tls: ssl.SSLContext | None = None,
+    bearer: str = "",
+    sotw: bool = False,
+    **options: Any,
 ) -> AsyncIterator[Proxy]:
-    """A proxy that asks for clusters and listeners unless told otherwise."""
+    """A proxy that asks for clusters and listeners unless told otherwise. In state of the world the caller talks."""
     metadata = {"authorization": f"Bearer {bearer}"} if bearer else {}
     async with Channel("127.0.0.1", port, ssl=tls, codec=BytesCodec()) as channel:
-        method: Any = StreamStreamMethod(channel, SERVICE + "DeltaAggregatedResources", bytes, bytes)
+        name = "StreamAggregatedResources" if sotw else "DeltaAggregatedResources"
+        method: Any = StreamStreamMethod(channel, SERVICE + name, bytes, bytes)
         async with method.open(metadata=metadata) as stream:
             proxy = Proxy(stream, node, **options)
+            if sotw:  # the caller talks
+                yield proxy
+                await stream.cancel()
+                return
             for type_url in types or (CLUSTER, LISTENER):
                 await proxy.ask(type_url)
             reading = asyncio.create_task(proxy.run())

@@ -109,6 +109,7 @@ async def renew(client: Client, namespace: str, trust_domain: str, old: Authorit
     new = Authority.self_signed(trust_domain, utc_now()).trusting(alive)
     body = _secret_of(new, namespace)
     body["metadata"]["resourceVersion"] = secret["metadata"]["resourceVersion"]
+    body["type"] = secret.get("type", SECRET_TYPE)  # cannot be changed, and somebody else may have made it
     await client.update(SECRETS, body)
     log.info("replaced the self-signed root in Secret %s/%s", namespace, SECRET_NAME)
     return new

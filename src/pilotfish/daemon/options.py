@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +47,8 @@ class Options:
     monitoring: Address = Address("", 15014)
     shutdown: timedelta = timedelta(seconds=10)
     cacerts: Path = Path("/etc/cacerts")
+    cacerts_check: timedelta = timedelta(seconds=20)
+    """How often the plugged-in files are looked at."""
     token_audiences: tuple[str, ...] = ("istio-ca",)
     default_workload_ttl: timedelta = timedelta(hours=24)
     custom_hosts: tuple[str, ...] = ()
@@ -76,8 +78,8 @@ def read_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
         if value := env.get(variable, ""):
             found[name] = convert(value) if callable(convert) else value
 
-    def ttl(value: str) -> timedelta:
-        return duration(value, "DEFAULT_WORKLOAD_CERT_TTL")
+    def span(variable: str) -> Callable[[str], timedelta]:
+        return lambda value: duration(value, variable)
 
     take("namespace", "POD_NAMESPACE")
     take("pod_name", "POD_NAME")
@@ -85,9 +87,10 @@ def read_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
     take("cluster_id", "CLUSTER_ID")
     take("token_audiences", "TOKEN_AUDIENCES", _words)
     take("custom_hosts", "ISTIOD_CUSTOM_HOST", _words)
-    take("default_workload_ttl", "DEFAULT_WORKLOAD_CERT_TTL", ttl)
+    take("default_workload_ttl", "DEFAULT_WORKLOAD_CERT_TTL", span("DEFAULT_WORKLOAD_CERT_TTL"))
     take("debug_on_http", "ENABLE_DEBUG_ON_HTTP", lambda value: value.lower() != "false")
     take("cacerts", "ROOT_CA_DIR", Path)
+    take("cacerts_check", "ROOT_CA_CHECK_INTERVAL", span("ROOT_CA_CHECK_INTERVAL"))
     return found
 
 

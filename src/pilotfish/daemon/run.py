@@ -56,8 +56,6 @@ log = logging.getLogger(__name__)
 
 LEASE = "istio-leader"
 AUTHORITY_CHECK = timedelta(hours=1)
-FILES_CHECK_SECONDS = 20
-"""How often the plugged-in files are looked at; the Secret is watched."""
 
 
 class StartError(Exception):
@@ -259,7 +257,7 @@ class Daemon:
             secrets.add_handler(secret_changed)
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(again.wait(), FILES_CHECK_SECONDS)
+                    await asyncio.wait_for(again.wait(), self.options.cacerts_check.total_seconds())
                 again.clear()
                 if await self._reload_authority(client, serving):
                     distribution.roots_changed()
