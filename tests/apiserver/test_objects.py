@@ -250,3 +250,12 @@ def test_apply_says_what_it_applies(server: ApiServer, namespace: str) -> None:
     apply = "application/apply-patch+yaml"
     for body, code in (({"kind": "ConfigMap"}, 400), ({"apiVersion": "v1"}, 500)):
         assert server.call("PATCH", path, body, content_type=apply, fieldManager="m").code == code
+
+
+def test_endpoints_written_right_after_their_service(server: ApiServer, namespace: str) -> None:
+    """Who writes the Endpoints of a new Service updates what the controller makes, however fast it is."""
+    root = f"/api/v1/namespaces/{namespace}"
+    spec = {"selector": {"app": "x"}, "ports": [{"port": 80}]}
+    for name in ("one", "two", "three"):
+        server.create(f"{root}/services", {"metadata": {"name": name}, "spec": spec})
+        assert server.call("PUT", f"{root}/endpoints/{name}", {"metadata": {"name": name}}).code == 200

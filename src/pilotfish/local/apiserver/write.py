@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ MODIFIED = "the object has been modified; please apply your changes to the lates
 RETRIES = 5
 """How often an update that named no version is tried again when another write came first."""
 
+_CONTROLLER_SECONDS = 1.0
 _SPEC_PARTS = {"finalize": "finalizers", "ephemeralcontainers": "ephemeralContainers"}
 """Subresources through which one field of spec is written, and nothing else."""
 
@@ -243,6 +245,9 @@ async def put(core: Core, request: Request, resource: Resource) -> web.StreamRes
         raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({target.name})")
     check_namespace(request, resource, body)
     _, _, item = find(core, resource, target.namespace, target.name)
+    if item is None and (resource.group, resource.plural) == ("", "endpoints"):
+        await _controller_first(core, resource, target.namespace, target.name)
+        _, _, item = find(core, resource, target.namespace, target.name)
     if item is None and resource.create_on_update and not target.subresource:
         if body["metadata"].get("uid"):
             why = f"Precondition failed: UID in precondition: {body['metadata']['uid']}, UID in object meta: "
@@ -257,6 +262,28 @@ async def put(core: Core, request: Request, resource: Resource) -> web.StreamRes
     uid = body["metadata"].get("uid", "") if item is not None else ""
     update = Update(resource, target.subresource, change, uid)
     return await respond.one(request, resource, await apply_update(core, request, update))
+
+
+async def _controller_first(core: Core, endpoints: Resource, namespace: str, name: str) -> None:
+    """A controller makes the Endpoints of a Service moments after it; who writes them that soon waits and updates."""
+    service = core.get("v1", "Service", namespace, name)
+    if service is None or not service["spec"].get("selector") or service["spec"].get("type") == "ExternalName":
+        return
+    bucket, key, _ = find(core, endpoints, namespace, name)
+    made = asyncio.Event()
+
+    def noticed(_: object) -> None:
+        if key in bucket.items:
+            made.set()
+
+    bucket.listeners.add(noticed)
+    try:
+        async with asyncio.timeout(_CONTROLLER_SECONDS):
+            await made.wait()
+    except TimeoutError:
+        pass  # then this writer makes them
+    finally:
+        bucket.listeners.discard(noticed)
 
 
 async def patch_(core: Core, request: Request, resource: Resource) -> web.StreamResponse:
