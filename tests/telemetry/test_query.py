@@ -218,5 +218,7 @@ def test_urls_that_are_none(url: str) -> None:
 async def test_a_prometheus_that_is_not_there() -> None:
     """One message with the address."""
     async with PrometheusMetrics("http://127.0.0.1:1") as source:
-        with pytest.raises(SourceError, match=r"Prometheus at http://127\.0\.0\.1:1 cannot be reached"):
+        with pytest.raises(
+            SourceError, match=r"Prometheus at http://127\.0\.0\.1:1 cannot be reached: Connection refused"
+        ):
             await source.rates("a", by=[])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -91,15 +92,13 @@ class Running(NamedTuple):
 
 @asynccontextmanager
 async def serving(routes: list[web.RouteDef]) -> AsyncIterator[str]:
-    application = web.Application(client_max_size=receive.MAX_BODY)
-    application.add_routes(routes)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server = receive.runner(routes)
+    await server.setup()
+    await web.TCPSite(server, "127.0.0.1", 0).start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"http://127.0.0.1:{server.addresses[0][1]}"
     finally:
-        await runner.cleanup()
+        await server.cleanup()
 
 
 @pytest.fixture
@@ -167,7 +166,7 @@ async def test_otlp_in_both_encodings(running: Running) -> None:
 async def test_garbage(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is refused with a reason, good spans beside bad ones are kept, and the receiver goes on."""
     now = time.time()
-    protobuf = {"Content-Type": "application/x-protobuf"}
+    protobuf, packed = {"Content-Type": "application/x-protobuf"}, {"Content-Encoding": "gzip"}
     for path, body, headers, status in (
         ("/api/v2/spans", b"{", {}, 400),
         ("/api/v2/spans", b'{"traceId": "1"}', {}, 400),
@@ -177,11 +176,15 @@ async def test_garbage(running: Running, monkeypatch: pytest.MonkeyPatch) -> Non
         ("/v1/traces", b'{"resourceSpans": 5}', {}, 400),
         ("/v1/traces", b"\xff\xff", protobuf, 400),
         ("/api/v2/spans", b" " * (receive.MAX_BODY + 1), {}, 413),
+        ("/api/v2/spans", gzip.compress(b" " * (receive.MAX_BODY + 1)), packed, 413),
+        ("/api/v2/spans", gzip.compress(b"[]" * 100)[:-9], packed, 400),
+        ("/api/v2/spans", b"\x1f\x8bxxx", packed, 400),
+        ("/api/v2/spans", b"[]", {"Content-Encoding": "br"}, 415),
     ):
         found, text = await running.post(path, body, **headers)
         assert (found, bool(text)) == (status, True), (path, body[:20], text)
     mixed = [{"traceId": "1", "id": "1", "tags": {"a": 5}}, *zipkin(now)]
-    assert (await running.post("/api/v2/spans", mixed))[0] == 202
+    assert (await running.post("/api/v2/spans", gzip.compress(msgspec.json.encode(mixed)), **packed))[0] == 202
     await running.written(3)
     assert running.receiver.counts.refused == 8
     for path in ("/api/v2/trace/xyz", "/api/v2/traces?limit=x"):

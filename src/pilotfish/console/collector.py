@@ -22,7 +22,7 @@ from pilotfish.telemetry.embedded import StoredMetrics, StoredTraces
 from pilotfish.telemetry.jaeger import JaegerTraces
 from pilotfish.telemetry.prometheus import PrometheusMetrics
 from pilotfish.telemetry.query import MetricsSource, TraceSource
-from pilotfish.telemetry.receive import MAX_BODY, Receiver
+from pilotfish.telemetry.receive import Receiver, runner
 from pilotfish.telemetry.scrape import Scraper, pod_fields
 from pilotfish.telemetry.store import Store, StoreError
 from pilotfish.telemetry.tempo import TempoTraces
@@ -115,13 +115,11 @@ async def _prune(store: Store) -> None:
 
 
 async def _serve(routes: list[web.RouteDef], address: str, port: int, stack: AsyncExitStack) -> int:
-    application = web.Application(client_max_size=MAX_BODY)
-    application.add_routes(routes)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, address, port).start()
-    return int(runner.addresses[0][1])
+    server = runner(routes)
+    await server.setup()
+    stack.push_async_callback(server.cleanup)
+    await web.TCPSite(server, address, port).start()
+    return int(server.addresses[0][1])
 
 
 async def _stop(running: Running) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -13,6 +14,18 @@ from pilotfish.telemetry.query import SourceError
 
 _LIMIT = 64 * 2**20
 _decode = msgspec.json.Decoder().decode
+
+
+def why(error: BaseException) -> str:
+    """A failed request in a few words."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the name is not known"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno
+        return os.strerror(number) if number else str(error.os_error)
+    return str(error) or type(error).__name__
 
 
 class HttpApi:
@@ -56,7 +69,7 @@ class HttpApi:
         except TimeoutError as error:
             raise SourceError(f"{where} does not answer within {self._seconds:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise SourceError(f"{where} cannot be reached: {error}") from error
+            raise SourceError(f"{where} cannot be reached: {why(error)}") from error
         if len(body) > _LIMIT:
             raise SourceError(f"{where} answers with more than {_LIMIT // 2**20} MB: ask for less")
         try:

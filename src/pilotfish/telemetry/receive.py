@@ -10,6 +10,7 @@ import asyncio
 import base64
 import logging
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -192,12 +193,37 @@ def _of_protobuf(body: bytes) -> dict[str, Any]:
     return document
 
 
+def runner(routes: list[web.RouteDef]) -> web.AppRunner:
+    """A server of routes with limited bodies. Compressed ones come as they are: their errors are for us to tell."""
+    application = web.Application(client_max_size=MAX_BODY)
+    application.add_routes(routes)
+    return web.AppRunner(application, access_log=None, shutdown_timeout=1.0, auto_decompress=False)
+
+
 async def _body(request: web.Request) -> bytes:
     try:
-        return await request.read()
+        raw = await request.read()
+        encoding = request.headers.get("Content-Encoding", "identity").lower()
+        if encoding == "identity":
+            return raw
+        if encoding not in ("gzip", "deflate"):
+            raise web.HTTPUnsupportedMediaType(text=f"Content-Encoding {encoding[:40]!r}: gzip and deflate are taken\n")
+        unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # finds out which of both
+        body = unpacker.decompress(raw, MAX_BODY)
     except web.HTTPRequestEntityTooLarge as error:
-        text = f"more than {MAX_BODY // 2**20} MB at once are not taken\n"
-        raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length or MAX_BODY + 1, text=text) from error
+        raise _too_large() from error
+    except (web.RequestPayloadError, zlib.error) as error:
+        raise web.HTTPBadRequest(text=f"the body cannot be read: {error}\n") from error
+    if unpacker.unconsumed_tail:
+        raise _too_large()
+    if not unpacker.eof:
+        raise web.HTTPBadRequest(text="the body cannot be read: it is cut off\n")
+    return body
+
+
+def _too_large() -> web.HTTPRequestEntityTooLarge:
+    text = f"more than {MAX_BODY // 2**20} MB at once are not taken\n"
+    return web.HTTPRequestEntityTooLarge(MAX_BODY, MAX_BODY + 1, text=text)
 
 
 def _number(query: Mapping[str, str], name: str, default: float) -> float:

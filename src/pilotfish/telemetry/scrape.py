@@ -15,6 +15,7 @@ from pilotfish.kube.informer import Informer
 from pilotfish.kube.resources import Object
 from pilotfish.telemetry import exposition
 from pilotfish.telemetry.exposition import Series
+from pilotfish.telemetry.http import why
 from pilotfish.telemetry.store import Row, Store, StoreError
 
 _log = logging.getLogger(__name__)
@@ -231,7 +232,7 @@ async def scrape(session: aiohttp.ClientSession, store: Store, state: State) -> 
     except (aiohttp.ClientError, OSError, TimeoutError, exposition.ExpositionError) as error:
         state.failures += 1
         state.ids.clear()
-        state.error = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        state.error = why(error)
         if state.up or state.scrapes == 1:
             _log.warning("cannot scrape %s (%s): %s", state.target.url, _who(state.target), state.error)
         state.up = False
