@@ -189,13 +189,28 @@ class Bench:
             found[app] = (sum(map(int, words[:2])) / 100, int(words[3]) / 1024)
         return found
 
-    def measure(self, seconds: int) -> Sample:
+    def counted(self) -> int:
+        """Requests that both proxies have counted."""
+        total = 0
+        for app in ("client", "server"):
+            page = self.inside(app, "istio-proxy", "curl -s localhost:15090/stats/prometheus")
+            found = re.findall(
+                r'^istio_requests_total\{.*destination_service_name="server".*\} (\d+)$', page, re.MULTILINE
+            )
+            total += sum(map(int, found))
+        return total
+
+    def measure(self, seconds: int, *, metrics: bool) -> Sample:
+        """Raises SystemExit when requests fail, or are counted other than asked for."""
+        known = self.counted()
         before = self.envoys()
         text = self.inside("client", "app", f"wrk -t1 -c{CONNECTIONS} -d{seconds}s http://server.bench:8000/")
         after = self.envoys()
         count = int(re.search(r"(\d+) requests in", text)[1])  # type: ignore[index]  # wrk always says it
         if wrong := re.search(r"Non-2xx.*|Socket errors.*", text):
             sys.exit(f"wrk: {wrong[0]}")
+        if not (0 <= self.counted() - known - (2 * count if metrics else 0) <= 4 * CONNECTIONS):
+            sys.exit(f"of {count} requests {self.counted() - known} were counted on both sides together")
         cpu = {app: (after[app][0] - before[app][0]) * 1e6 / count for app in after}
         return Sample(float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1]), cpu)  # type: ignore[index]  # likewise
 
@@ -224,11 +239,11 @@ def main() -> None:
         print("PSS after start, without metrics:", memory(bench))
         samples: defaultdict[str, list[Sample]] = defaultdict(list)
         pss: dict[str, str] = {}
-        bench.measure(2)
+        bench.measure(2, metrics=False)
         for _ in range(options.rounds):
             for name, mode in MODES.items():
                 bench.switch(mode)
-                samples[name].append(bench.measure(options.seconds))
+                samples[name].append(bench.measure(options.seconds, metrics=bool(mode["providers"])))
                 pss.setdefault(name, memory(bench))
     base = median(s.rate for s in samples["off"])
     print(f"{'mode':<34}{'requests/s':>11}{'ratio':>7}{'CPU µs client':>15}{'server':>8}   PSS MB")

@@ -113,3 +113,23 @@ def test_whatever_peers_say_is_one_value(peer: str, principal: str, service: str
     """Every series has all standard labels, whatever stands in a certificate."""
     found = labels(reporter="destination", peer=peer, principal=principal, service=service)
     assert len(found) == 25
+
+
+def test_messages_of_grpc_streams() -> None:
+    """Envoy counts streams by how many messages they had; the page has the messages, each direction on its own."""
+    tags = 'reporter="source",peer="",principal="",service="x",response_code="200",grpc_response_status="0"'
+    page = "# TYPE envoy_istio_request_messages_total counter\n# TYPE envoy_istio_response_messages_total counter\n"
+    for family in ("request", "response"):
+        for messages, streams in (("1,1", 5), ("1,0", 2), ("13,7", 1), ("-", 4)):
+            page += f'envoy_istio_{family}_messages_total{{{tags},messages="{messages}"}} {streams}\n'
+    lines = [line for line in rewrite(page, OWN).splitlines() if not line.startswith("#")]
+    assert [line.split("{")[0] for line in lines] == ["istio_request_messages_total", "istio_response_messages_total"]
+    assert [line.rpartition(" ")[2] for line in lines] == ["20", "12"]
+    assert all("messages=" not in line.partition("{")[2] for line in lines)
+
+
+def test_descriptions_count_only_with_an_identity_of_the_mesh() -> None:
+    """A certificate from elsewhere may say what it likes."""
+    for principal in ("", "spiffe://td/other", "https://example.com"):
+        found = labels(reporter="destination", peer=PEER, principal=principal, service=SERVICE)
+        assert found["source_workload"] == "unknown", principal
