@@ -208,6 +208,14 @@ class Proxy:
     refuse: Callable[[str, str, bytes], str | None] = lambda *_: None
     """(type URL, name, bytes) → why it is refused, or None."""
 
+    reading: asyncio.Task[None] | None = None
+
+    async def verdict(self) -> None:
+        """Returns when there was an answer; raises what ended the stream instead."""
+        await until(lambda: self.pushes or (self.reading and self.reading.done()), "a verdict")
+        if not self.pushes and self.reading:
+            self.reading.result()
+
     async def ask(self, type_url: str, *names: str, versions: Mapping[str, str] | None = None) -> None:
         first = not self.held
         self.held.setdefault(type_url, {})
@@ -299,7 +307,7 @@ async def connected(
                 return
             for type_url in types or (CLUSTER, LISTENER):
                 await proxy.ask(type_url)
-            reading = asyncio.create_task(proxy.run())
+            reading = proxy.reading = asyncio.create_task(proxy.run())
             try:
                 yield proxy
             finally:

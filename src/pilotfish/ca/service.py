@@ -24,9 +24,13 @@ from pilotfish.ca.authority import (
     utc_now,
 )
 from pilotfish.ca.caller import Authenticator, Caller, UnauthenticatedError
+from pilotfish.ca.limits import receive
 from pilotfish.ca.messages import PATH, CertificateRequest, CertificateResponse
 
 log = logging.getLogger(__name__)
+
+MAX_REQUEST = 256 * 1024
+"""Bytes of a signing request; it comes before the caller is known."""
 
 
 @dataclass
@@ -55,7 +59,7 @@ class CertificateService:
         return {PATH: Handler(self._serve, Cardinality.UNARY_UNARY, bytes, bytes)}
 
     async def _serve(self, stream: Stream[bytes, bytes]) -> None:
-        body = await stream.recv_message()
+        body = await receive(stream, MAX_REQUEST)
         if body is None:
             raise GRPCError(Status.INVALID_ARGUMENT, "no request")
         certificate = stream.peer.cert()

@@ -17,6 +17,7 @@ from grpclib.encoding.base import CodecBase
 from grpclib.server import Stream
 
 from pilotfish.ca.caller import Authenticator, Caller, UnauthenticatedError
+from pilotfish.ca.limits import receive
 from pilotfish.envoy.resource import finish
 from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.requests import BadNodeError, Node, parse
@@ -29,6 +30,9 @@ SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
 DEBUG_TYPE = "istio.io/debug"
 HEALTH_TYPE = "type.googleapis.com/istio.v1.HealthInformation"
 """Sent by agents only; nothing is answered."""
+MOST_NAMES = 200_000
+"""Names one stream may subscribe to, of all types."""
+MOST_TYPES = 64
 
 
 class BytesCodec(CodecBase):
@@ -108,7 +112,7 @@ class DiscoveryService:
 
     async def _serve(self, stream: Stream[bytes, bytes], *, delta: bool) -> None:
         caller = await self._authenticate(stream)
-        body = await stream.recv_message()
+        body = await receive(stream)
         if body is None:
             return
         request, node = _parsed(body, delta=delta)
@@ -176,13 +180,13 @@ class DiscoveryService:
                 else:
                     answer = sotw_response(type_url, str(number), resources, self.control_plane)
                 await stream.send_message(answer)
-            body = await stream.recv_message()
+            body = await receive(stream)
             if body is None:
                 return
             request, _ = _parsed(body, delta=delta)
 
     async def _read(self, stream: Stream[bytes, bytes], connection: Connection) -> None:
-        while (body := await stream.recv_message()) is not None:
+        while (body := await receive(stream)) is not None:
             request, _ = _parsed(body, delta=connection.session.delta)
             self._take(connection, request)
 
@@ -192,6 +196,9 @@ class DiscoveryService:
         known = connection.session.watches.get(request.type_url)
         answers = known is not None and known.outstanding and request.nonce == known.nonce_sent
         watch = connection.session.receive(request)
+        watches = connection.session.watches
+        if len(watches) > MOST_TYPES or sum(len(one.names) for one in watches.values()) > MOST_NAMES:
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, "too many subscriptions on one stream")
         if answers and request.error is None:
             connection.good_state[request.type_url] = connection.sent_state.get(request.type_url, 0)
             self.backend.acknowledged(connection, watch)
