@@ -155,7 +155,7 @@ def _row(view: _View, one: Traffic) -> tuple[str, ...]:
     return (
         one.labels[view.name],
         one.labels[view.namespace],
-        f"{one.requests:.2f}",
+        f"{one.requests:.2f}" if one.requests else "-",
         success,
         *times,
         _bytes(one.sent),
