@@ -279,3 +279,16 @@ def test_the_node_lends_and_borrows_listeners(server: ApiServer) -> None:
             refused = json.loads(link.recv(4096))
         assert refused["id"] == 2
         assert "taken" in refused["error"]
+
+
+def test_log_options_that_make_no_sense(server: ApiServer, namespace: str) -> None:
+    """Numbers are checked before anything else: 400 for what is none, 422 for what makes no sense."""
+    path = f"/api/v1/namespaces/{namespace}/pods/none/log"
+    for query, code in (
+        ({"tailLines": "x"}, 400),
+        ({"tailLines": "-1"}, 422),
+        ({"limitBytes": "0"}, 422),
+        ({"sinceSeconds": "5", "sinceTime": "2026-01-01T00:00:00Z"}, 422),
+        ({"tailLines": "1"}, 404),
+    ):
+        assert server.call("GET", path, **query).code == code, query

@@ -357,3 +357,28 @@ def test_connections_are_admitted(server: ApiServer, namespace: str, hook: Hook,
     assert (seen["object"]["command"], seen["object"]["container"]) == (["sh", "-c"], "app")
     assert server.call("POST", f"{pods}/p/portforward?ports=80").code == 400
     assert hook.seen[-1]["object"] == {"kind": "PodPortForwardOptions", "apiVersion": "v1", "ports": [80]}
+
+
+def test_a_scale_is_admitted_as_such(
+    server: ApiServer, namespace: str, hook: Hook, install: Callable[..., None]
+) -> None:
+    """A webhook for deployments/scale sees the Scale that was and that is to be, and may refuse it."""
+    hook.answers["/few"] = lambda r: {"allowed": r["object"]["spec"].get("replicas", 0) < 3}
+    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments/scale"], "operations": ["UPDATE"]}
+    install({"path": "/few", "rules": [rule]}, kind="Validating")
+    labels = {"app": "d"}
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {"schedulerName": "nobody", "containers": [{"name": "c", "image": "i"}]},
+    }
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    server.create(path, {"metadata": {"name": "d"}, "spec": spec})
+    merge = "application/merge-patch+json"
+    codes = [
+        server.call("PATCH", f"{path}/d/scale", {"spec": {"replicas": n}}, content_type=merge).code for n in (2, 3)
+    ]
+    assert codes == [200, 400]
+    seen = hook.seen[-1]
+    assert (seen["kind"]["kind"], seen["resource"]["resource"]) == ("Scale", "deployments")
+    assert (seen["oldObject"]["spec"], seen["object"]["spec"]) == ({"replicas": 2}, {"replicas": 3})

@@ -13,7 +13,7 @@ import copy
 import logging
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -47,6 +47,8 @@ class Attempt:
     obj: Object | None
     old: Object | None
     options: Object
+    foreign: bool = False
+    """The object is of the subresource's own kind, not the resource's."""
 
     @property
     def name(self) -> str:
@@ -117,19 +119,21 @@ class Admission:
         if obj is not None and not request.target.subresource:
             quota.check(core, resource, operation, obj, old)
 
-    async def connect(self, core: Core, request: Request, resource: Resource, options: Object) -> None:
-        """Ask webhooks before a stream is opened (exec, proxy, …); `options` is what the query says, as its own kind.
+    async def ask(
+        self, core: Core, request: Request, resource: Resource, operation: str, obj: Object, old: Object | None = None
+    ) -> None:
+        """Ask webhooks about what is sent to a subresource and is of another kind: Scale, Eviction, PodExecOptions.
 
-        Raises ApiError when one refuses, or wants to change what was asked.
+        Raises ApiError when one refuses, or wants to change it.
         """
-        attempt = Attempt(core, request, replace(resource, kind=options["kind"]), "CONNECT", options, None, {})
+        attempt = Attempt(core, request, resource, operation, obj, old, {}, foreign=True)
         for which in ("mutating", "validating"):
             for hook in self._configured(core, which):
                 matched = await _matches(attempt, hook)
                 if matched is None:
                     continue
                 if _patch_of(hook, await self._ask(attempt, hook, matched)):
-                    raise internal(f'admission webhook "{hook["name"]}" cannot change a request to connect')
+                    raise internal(f'admission webhook "{hook["name"]}" cannot change a {obj["kind"]}')
 
     def _configured(self, core: Core, which: str) -> list[Object]:
         """The webhooks of one kind in the order in which they are called."""
@@ -298,7 +302,7 @@ async def _by_conditions(attempt: Attempt, hook: Object, matched: Resource, cond
 
 
 async def _in_version(attempt: Attempt, obj: Object | None, matched: Resource) -> Object | None:
-    if obj is None or matched.api_version == obj["apiVersion"]:
+    if obj is None or attempt.foreign or matched.api_version == obj["apiVersion"]:
         return obj
     (converted,) = await attempt.core.convert(attempt.resource, [obj], matched.api_version)
     return converted
@@ -312,6 +316,9 @@ async def _review(attempt: Attempt, matched: Resource, hook: Object, *, dry: boo
     operation = attempt.operation
 
     def kind(of: Resource) -> Object:
+        if attempt.foreign and attempt.obj is not None:
+            group, _, api_version = attempt.obj["apiVersion"].rpartition("/")
+            return {"group": group, "version": api_version, "kind": attempt.obj["kind"]}
         return {"group": of.group, "version": of.version, "kind": of.kind}
 
     def place(of: Resource) -> Object:

@@ -43,6 +43,7 @@ async def bind(core: Core, request: Request, pods: Resource) -> web.StreamRespon
     _, _, item = read.find(core, pods, target.namespace, target.name)
     if item is None:
         raise not_found(pods.plural, "", target.name)
+    await core.admission.ask(core, request, pods, "CREATE", binding)
     pod = await core.load(pods, item)
     why = ""
     if pod["metadata"].get("deletionTimestamp"):
@@ -87,6 +88,7 @@ async def evict(core: Core, request: Request, pods: Resource) -> web.StreamRespo
     _, _, item = read.find(core, pods, target.namespace, target.name)
     if item is None:
         raise not_found(pods.plural, "", target.name)
+    await core.admission.ask(core, request, pods, "CREATE", eviction)
     pod = await core.load(pods, item)
     phase = (pod.get("status") or {}).get("phase")
     if phase not in ("Succeeded", "Failed", "Pending") and not pod["metadata"].get("deletionTimestamp"):

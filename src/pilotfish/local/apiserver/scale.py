@@ -88,6 +88,9 @@ async def answer(core: Core, request: Request, resource: Resource) -> web.Stream
         uid = wanted["metadata"].get("uid")
         if uid:
             update.uid = uid
+        before = of(resource, old, paths)
+        after = before | {"spec": {"replicas": replicas} if replicas else {}}
+        await core.admission.ask(core, request, resource, "UPDATE", after, before)
         if applied:
             old = _applied(core, request, resource, old, paths, replicas)
         else:

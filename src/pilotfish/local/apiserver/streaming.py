@@ -16,7 +16,7 @@ from aiohttp import WSMsgType, web
 
 from pilotfish.local.apiserver import upgrade
 from pilotfish.local.apiserver.authz import refusal
-from pilotfish.local.apiserver.errors import ApiError, bad_request, not_found
+from pilotfish.local.apiserver.errors import ApiError, FieldError, bad_request, invalid, not_found
 from pilotfish.local.apiserver.nodelink import unreachable
 from pilotfish.local.apiserver.request import Request
 from pilotfish.local.apiserver.resource import Object, Resource
@@ -41,11 +41,13 @@ async def answer(core: Core, request: Request, resource: Resource, name: str) ->
             t.verb = "create"
             raise refusal(request.user, t)
     if name != "log":
-        await core.admission.connect(core, request, resource, _connect_options(request, resource, name))
+        await core.admission.ask(core, request, resource, "CONNECT", _connect_options(request, resource, name))
     if name == "proxy":
         from pilotfish.local.apiserver import proxy  # noqa: PLC0415 - seldom used
 
         return await proxy.answer(core, request, resource)
+    if name == "log":
+        _check_log_options(request)
     pod = _pod(core, request, resource)
     if name == "log":
         return await _logs(core, request, pod)
@@ -113,6 +115,30 @@ def _address(verb: str, pod: Object, container: str, query: Iterable[tuple[str, 
     meta = pod["metadata"]
     text = urlencode([(key, value) for key, value in query if key != "container"])
     return f"{_NODE}/{verb}/{meta['namespace']}/{meta['name']}/{container}" + (f"?{text}" if text else "")
+
+
+def _check_log_options(request: Request) -> None:
+    """Refuse what the real server refuses: 400 for what is no number, 422 for what makes no sense."""
+    query, numbers = request.query, {}
+    for field in ("tailLines", "limitBytes", "sinceSeconds"):
+        if text := query.get(field):
+            try:
+                numbers[field] = int(text)
+            except ValueError:
+                raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax ({field})') from None
+    errors = []
+    if numbers.get("tailLines", 0) < 0:
+        errors.append(FieldError.invalid("tailLines", numbers["tailLines"], "must be greater than or equal to 0"))
+    if query.get("sinceTime") and "sinceSeconds" in numbers:
+        errors.append(FieldError.forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"))
+        del numbers["sinceSeconds"]
+    errors += [
+        FieldError.invalid(field, numbers[field], "must be greater than 0")
+        for field in ("limitBytes", "sinceSeconds")
+        if numbers.get(field, 1) < 1
+    ]
+    if errors:
+        raise invalid("PodLogOptions", "", request.target.name, errors)
 
 
 async def _logs(core: Core, request: Request, pod: Object) -> web.StreamResponse:

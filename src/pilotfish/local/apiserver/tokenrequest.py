@@ -42,6 +42,7 @@ async def create(core: Core, request: Request, resource: Resource) -> web.Stream
         errors.append(FieldError.invalid("spec.expirationSeconds", seconds, why))
     if errors:
         raise invalid("TokenRequest", "authentication.k8s.io", "", errors)
+    await core.admission.ask(core, request, resource, "CREATE", obj)
     bound, node = _bound(core, request, account, spec.get("boundObjectRef"))
     spec["audiences"] = spec.get("audiences") or list(tokens.AUDIENCES)
     token, expires = core.tokens.issue(account, spec["audiences"], seconds, bound, node)

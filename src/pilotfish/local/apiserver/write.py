@@ -443,7 +443,9 @@ async def _prepare(core: Core, request: Request, update: Update, old: Object, ne
     single_owners(request, new)
     if not update.applied:
         managed(core, request, resource, old, new, update.subresource)
-    new = await core.admission.mutate(core, request, resource, "UPDATE", new, old)
+    asked = update.subresource == "scale"  # already, about the Scale
+    if not asked:
+        new = await core.admission.mutate(core, request, resource, "UPDATE", new, old)
     new = _keep(core, update, old, new)
     defaults(core, resource, new)
     meta.carry_for_update(new, old)
@@ -458,7 +460,8 @@ async def _prepare(core: Core, request: Request, update: Update, old: Object, ne
     if errors:
         raise invalid(resource.kind, resource.group, name, errors)
     core.authorizer.check_escalation(core, request, resource, new, old)
-    await core.admission.validate(core, request, resource, "UPDATE", new, old)
+    if not asked:
+        await core.admission.validate(core, request, resource, "UPDATE", new, old)
     request.warnings += resource.strategy.warnings(new, old)
     return new
 
