@@ -78,7 +78,7 @@ def tracing(db: Db, view: View, inbound: bool) -> Fields | None:
     if names:
         found = provider(db, names[0])
         made = _provider(db, found, view) if found is not None else None
-        given = (found.zipkin or found.opentelemetry) if found is not None else None
+        given = (found.zipkin or found.opentelemetry or found.datadog) if found is not None else None
         longest = (given.max_tag_length if given is not None else 0) or longest
     elif (collector := own_collector(db, view)) is not None:
         made = _zipkin(ZIPKIN, collector[0])
@@ -141,32 +141,33 @@ def _merge(entries: list[Tracing]) -> Tracing:
 
 
 def _provider(db: Db, found: ExtensionProvider, view: View) -> Fields | None:
+    """The tracer of a provider; None when it is none, or its service does not exist."""
+    settings = found.zipkin or found.opentelemetry or found.datadog or found.skywalking
+    cluster = telemetry.provider_cluster(db, settings.service, settings.port) if settings is not None else None
+    if settings is None or cluster is None:
+        return None
+    host, grpc = settings.service.rpartition("/")[2], {"envoy_grpc": {"cluster_name": cluster}}
+    service = f"{workloads.canonical_name(dict(view.labels), view.workload)}.{view.namespace}"
     if (zipkin := found.zipkin) is not None:
-        cluster = telemetry.provider_cluster(db, zipkin.service, zipkin.port)
-        host = zipkin.service.rpartition("/")[2]
-        if cluster is None:
-            return None
         both = zipkin.trace_context_option is ZipkinContextOption.USE_B3_WITH_W3C_PROPAGATION
         return _zipkin(cluster, host, zipkin.path, short=zipkin.enable_64bit_trace_id, w3c=both)
-    if (otel := found.opentelemetry) is not None:
-        cluster = telemetry.provider_cluster(db, otel.service, otel.port)
-        if cluster is None:
-            return None
-        fields: Fields = {
-            "service_name": f"{workloads.canonical_name(dict(view.labels), view.workload)}.{view.namespace}"
-        }
-        if otel.http is not None:
-            fields["http_service"] = {
-                "http_uri": {
-                    "uri": f"http://{otel.service.rpartition('/')[2]}:{otel.port}{otel.http.path}",
-                    "cluster": cluster,
-                    "timeout": {"seconds": 10},
-                }
-            }
-        else:
-            fields["grpc_service"] = {"envoy_grpc": {"cluster_name": cluster}}
-        return extension("envoy.tracers.opentelemetry", "envoy.config.trace.v3.OpenTelemetryConfig", fields)
-    return None
+    if found.datadog is not None:
+        fields: Fields = {"collector_cluster": cluster, "service_name": service, "collector_hostname": host}
+        return extension("envoy.tracers.datadog", "envoy.config.trace.v3.DatadogConfig", fields)
+    if (skywalking := found.skywalking) is not None:
+        client: Fields = {"service_name": service, "instance_name": view.workload}
+        if skywalking.access_token:
+            client["backend_token"] = skywalking.access_token
+        fields = {"grpc_service": grpc, "client_config": client}
+        return extension("envoy.tracers.skywalking", "envoy.config.trace.v3.SkyWalkingConfig", fields)
+    fields = {"service_name": service}
+    http = found.opentelemetry.http if found.opentelemetry is not None else None
+    if http is None:
+        fields["grpc_service"] = grpc
+    else:
+        uri = {"uri": f"http://{host}:{settings.port}{http.path}", "cluster": cluster, "timeout": {"seconds": 10}}
+        fields["http_service"] = {"http_uri": uri}
+    return extension("envoy.tracers.opentelemetry", "envoy.config.trace.v3.OpenTelemetryConfig", fields)
 
 
 def _zipkin(cluster: str, host: str, path: str = "", *, short: bool = False, w3c: bool = False) -> Fields:
