@@ -244,7 +244,12 @@ async def test_a_damaged_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCap
         assert await store.increases([key], NOW - 30, NOW) == {key: {0: 2.0}}
     finally:
         await store.close()
-    assert "damaged" in caplog.text
+    assert "cannot be used" in caplog.text
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 77")
+    store = await Store.open(path)
+    await store.close()
+    assert "its form is 77" in caplog.text
 
 
 async def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

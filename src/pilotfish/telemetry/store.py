@@ -35,6 +35,8 @@ _T = TypeVar("_T")
 WINDOW, SIZE_LIMIT = 3600.0, 256 * 2**20
 """Defaults: seconds and bytes."""
 _PAGE = 4096
+_VERSION = 1
+"""Of the tables below; a file of another is made anew."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS labels(id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS series(
@@ -175,7 +177,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            _log.warning("%s is damaged (%s): made anew, what it held is lost", self.path, error)
+            _log.warning("%s cannot be used (%s): made anew, what it held is lost", self.path, error)
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
             self._write_to = self._connect()
@@ -195,10 +197,16 @@ class Store:
             connection.execute(f"PRAGMA page_size = {_PAGE}")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA temp_store = MEMORY")  # the rest of the file system may be read-only
             connection.execute("PRAGMA cache_size = -2048")
             connection.execute(f"PRAGMA journal_size_limit = {4 * 2**20}")
             connection.execute(f"PRAGMA max_page_count = {max(int(self.size_limit * 1.1) // _PAGE, 32)}")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if tables and version != _VERSION:
+                raise sqlite3.DatabaseError(f"its form is {version}, not {_VERSION}")
             connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
         except BaseException:
             connection.close()
             raise
@@ -207,6 +215,7 @@ class Store:
     def _open_reader(self) -> None:
         self._read_from = sqlite3.connect(self.path, check_same_thread=False)
         self._read_from.execute("PRAGMA query_only = ON")
+        self._read_from.execute("PRAGMA temp_store = MEMORY")
         self._read_from.execute("PRAGMA cache_size = -4096")
 
     # ------------------------------------------------------------------ samples
