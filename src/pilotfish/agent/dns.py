@@ -211,7 +211,10 @@ class DnsProxy(asyncio.DatagramProtocol):
             if v6 == (question.qtype == QTYPE.AAAA):
                 kind, data_type = (QTYPE.AAAA, AAAA) if v6 else (QTYPE.A, A)
                 reply.add_answer(RR(question.qname, kind, ttl=TTL, rdata=data_type(ip)))
-        return bytes(reply.pack())
+        answer = bytes(reply.pack())
+        if not over_tcp and len(answer) > _most(query):
+            return bytes(reply.truncate().pack())  # asked again over TCP
+        return answer
 
     async def _forward(self, data: bytes, *, over_tcp: bool) -> bytes:
         async with asyncio.timeout(UPSTREAM_SECONDS):
@@ -231,6 +234,12 @@ class DnsProxy(asyncio.DatagramProtocol):
                 return await done
             finally:
                 transport.close()
+
+
+def _most(query: DNSRecord) -> int:
+    """Bytes that the asker can take in a datagram: what its EDNS record says (RFC 6891), else 512."""
+    sizes: list[int] = [one.rclass for one in query.ar if one.rtype == QTYPE.OPT]
+    return max([512, *sizes])
 
 
 class _Once(asyncio.DatagramProtocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from grpclib import GRPCError
 from grpclib.client import Channel, UnaryUnaryMethod
@@ -68,11 +68,10 @@ class AppProbes:
             location = answer.headers.get("location", "")
             if not 300 <= answer.status < 400 or not location:
                 break
-            target = urlsplit(location)
-            if target.hostname not in (None, self._host):
+            target = urljoin(url, location)
+            if urlsplit(target).hostname != urlsplit(url).hostname:
                 break  # another host: for a kubelet that is a success
-            host = target.netloc or urlsplit(url).netloc
-            url = f"{target.scheme or scheme}://{host}{target.path or '/'}"
+            url = target
         return Response(answer.status, answer.body)
 
     async def _tcp(self, port: int, limit: float) -> Response:
