@@ -371,7 +371,8 @@ def test_no_request_is_lost_while_pods_are_replaced(mesh: Mesh, shop: Shop) -> N
     """A rolling restart of the called workload under load costs no answer."""
     mesh.cluster.kubectl("scale", "-n", SHOP, "deploy/httpbin", "--replicas=2")
     mesh.cluster.ready(SHOP, "httpbin")
-    script = f"while true; do curl -s --max-time 10 -o /dev/null -w '%{{http_code}}\\n' {HTTPBIN}/get; done"
+    request = f"curl -s --max-time 10 -o /dev/null -w '%{{http_code}}\\n' {HTTPBIN}/get"
+    script = f"while [ ! -e /tmp/enough ]; do {request}; done"
     load = mesh.cluster.popen("exec", "-n", SHOP, "deploy/sleep", "-c", "sleep", "--", "sh", "-c", script)
     assert load.stdout is not None
     try:
@@ -379,9 +380,8 @@ def test_no_request_is_lost_while_pods_are_replaced(mesh: Mesh, shop: Shop) -> N
         mesh.cluster.kubectl("rollout", "restart", "-n", SHOP, "deploy/httpbin")
         mesh.cluster.kubectl("rollout", "status", "-n", SHOP, "deploy/httpbin", "--timeout=60s")
     finally:
-        load.terminate()
-        answers = Counter(load.stdout.read().split())
-        load.wait()
+        shop.script("touch /tmp/enough")  # ending kubectl would not end what it started
+        answers = Counter(load.communicate(timeout=30)[0].split())
     assert answers["200"] > 20
     assert set(answers) == {"200"}
     mesh.cluster.kubectl("scale", "-n", SHOP, "deploy/httpbin", "--replicas=1")

@@ -12,8 +12,10 @@ from typing import Any
 from aiohttp import web
 
 from pilotfish import api, inject
+from pilotfish.api import networking
 from pilotfish.api.validation import validate
 from pilotfish.daemon.metrics import Metrics
+from pilotfish.envoy import envoy_filters
 from pilotfish.inject.context import Context
 
 log = logging.getLogger(__name__)
@@ -148,6 +150,8 @@ def _validate(asked: Object, metrics: Metrics) -> Object:
         return _denied(f"configuration is invalid: {text}", 400) | _warnings(result.warnings)
     metrics.validation_passed.inc(*labels)
     idle = [f"{path}: accepted, but it has no effect in this version" for path in api.unimplemented(config)]
+    if isinstance(config.spec, networking.EnvoyFilter):
+        idle += [f"{path}: this patch is left out: {why}" for path, why in envoy_filters.unreadable(config.spec)]
     return {"allowed": True} | _warnings([*result.warnings, *idle])
 
 

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from pilotfish.api.networking.envoy_filter import (
     ApplyTo,
     ConfigPatch,
+    EnvoyFilter,
     ListenerMatch,
     ObjectMatch,
     Operation,
@@ -141,6 +142,17 @@ def _read(db: Db, found: tuple[Patch, ...]) -> list[_Read]:
                 continue
         result.append(_Read(patch, value))
     return result
+
+
+def unreadable(spec: EnvoyFilter) -> Iterator[tuple[str, str]]:
+    """The patches that are left out because their value is no message of this Envoy: field path and reason."""
+    for number, one in enumerate(spec.config_patches):
+        if one.patch is None or one.patch.operation is Operation.REMOVE or one.apply_to not in _VALUES:
+            continue
+        try:
+            proto.from_dict(_VALUES[one.apply_to], one.patch.value or {})
+        except (json_format.ParseError, KeyError, TypeError, ValueError) as error:
+            yield f"spec.configPatches[{number}].patch.value", str(error)
 
 
 # Merging
