@@ -172,26 +172,32 @@ def rewrite(page: str, own: Workload) -> str:
     lines: list[str] = []
     families: dict[str, str] = {}
     series: dict[str, dict[str, float]] = {}
+    # All lines of a histogram, and those of other families, have the same tags.
+    known: dict[tuple[str, bool], tuple[str, Mapping[str, str]]] = {}
     for line in page.splitlines():
         if line.startswith("# TYPE envoy_istio_"):
             _, _, name, kind = line.split(" ", 3)
             families[name.removeprefix("envoy_")] = kind
-        elif match := _LINE.match(line):
-            family, suffix = "istio_" + match[1], match[2] or ""
-            raw = dict(_LABEL.findall(match[3]))
-            bound = raw.pop("le", "")
-            labels = standard_labels(raw, own, tcp=match[1].startswith("tcp_"))
-            if bound:
-                labels["le"] = bound
-            text = ",".join(f'{name}="{value}"' for name, value in labels.items())
-            key = f"{family}{suffix}{{{text}}}"
-            known = series.setdefault(family, {})
-            known[key] = known.get(key, 0.0) + float(match[4]) * _messages(match[1], raw)
-        else:
+            continue
+        match = _LINE.match(line) if line.startswith("envoy_istio_") else None
+        if match is None:
             lines.append(line)
-    for family, known in series.items():
-        lines.append(f"# TYPE {family} {families.get(family, 'untyped')}")
-        lines += [f"{key} {_number(value)}" for key, value in known.items()]
+            continue
+        metric, suffix, tags, value = match.groups()
+        tcp, bound = metric.startswith("tcp_"), ""
+        if suffix == "_bucket":
+            tags, _, bound = tags.rpartition('le="')
+        if (found := known.get((tags, tcp))) is None:
+            raw = dict(_LABEL.findall(tags))
+            labels = standard_labels(raw, own, tcp=tcp)
+            found = known[tags, tcp] = ",".join(f'{name}="{text}"' for name, text in labels.items()), raw
+        text = f'{found[0]},le="{bound}' if bound else found[0]
+        family = series.setdefault(f"istio_{metric}", {})
+        key = f"istio_{metric}{suffix or ''}{{{text}}}"
+        family[key] = family.get(key, 0.0) + float(value) * _messages(metric, found[1])
+    for name, values in series.items():
+        lines.append(f"# TYPE {name} {families.get(name, 'untyped')}")
+        lines += [f"{key} {_number(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
 
 
