@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+from tests.ordinary import ROOT
 
 from pilotfish.agent.capture import Capture, cleanup, render
 from pilotfish.agent.options import AgentError
@@ -102,7 +103,10 @@ def test_connections_land_where_the_rules_say() -> None:
     """In a namespace of its own: the application's calls go to the outbound port, its loopback stays direct, and the
     proxy's go through the inbound port only towards the pod itself."""
     unshare = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
-    done = subprocess.run([*unshare, sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    command = [*unshare, sys.executable, "-c", PROBE]
+    # Where an ordinary user finds ip and nft: scripts/setup unpacks what cannot be installed.
+    path = f"{ROOT}/.tools/wrapped:{os.environ['PATH']}:/usr/sbin:/sbin"
+    done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     service, excluded, loopback, own, *proxy = done.stdout.split()
     assert (service, loopback, own) == ("15001", "8080", "8080")

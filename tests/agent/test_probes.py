@@ -40,7 +40,9 @@ async def http_port() -> AsyncIterator[int]:
 
 
 async def status(**probe: object) -> int:
-    answer = await AppProbes({"/p": {"timeoutSeconds": 20, **probe}}, "127.0.0.1")(Request("GET", "/p", {}, "127.0.0.1"))
+    answer = await AppProbes({"/p": {"timeoutSeconds": 20, **probe}}, "127.0.0.1")(
+        Request("GET", "/p", {}, "127.0.0.1")
+    )
     return answer.status
 
 

@@ -209,6 +209,11 @@ class Proxy:
     """(type URL, name, bytes) → why it is refused, or None."""
 
     reading: asyncio.Task[None] | None = None
+    answering: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared, the proxy is slow to acknowledge and refuse."""
+
+    def __post_init__(self) -> None:
+        self.answering.set()
 
     async def verdict(self) -> None:
         """Returns when there was an answer; raises what ended the stream instead."""
@@ -244,6 +249,7 @@ class Proxy:
             self.pushes.append(
                 Push(answer.type_url, tuple(one.name for one in answer.resources), tuple(answer.removed_resources))
             )
+            await self.answering.wait()
             await self.stream.send_message(proto.encode(DELTA + "DiscoveryRequest", reply))
 
     def body(self, type_url: str, name: str) -> bytes:

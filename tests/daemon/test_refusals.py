@@ -110,6 +110,27 @@ async def test_of_several_changes_the_culprit_is_found(plane: ControlPlane, clie
         assert [one["name"] for one in problems if one["namespace"] == namespace] == ["a"]
 
 
+async def test_a_change_while_a_refusal_is_on_its_way(plane: ControlPlane, client: Client, namespace: str) -> None:
+    """The culprit has been sent, and another object changes before the refusal comes: it is in force in the end."""
+    async with routed(plane, client, namespace, 8017, "a", "b") as proxy:
+        proxy.refuse = only(ROUTE, b"bad-a")
+        proxy.answering.clear()
+        proxy.pushes.clear()
+        await rename(client, namespace, "a", "bad-a")
+        await until(lambda: [one for one in proxy.pushes if one.type_url == ROUTE], "the bad one")
+        before = await plane.metric("pilot_push_triggers", type="config") or 0
+        await rename(client, namespace, "b", "second-b")
+
+        async def taken_in() -> bool:
+            return (await plane.metric("pilot_push_triggers", type="config") or 0) > before
+
+        await until(taken_in, "the second change")
+        proxy.answering.set()
+        await proxy.holds(ROUTE, "8017", b"second-b")
+        await refused(client, "VirtualService", namespace, "a")
+        assert b"first-a" in proxy.body(ROUTE, "8017")
+
+
 async def test_a_new_object_that_is_refused_is_left_out(plane: ControlPlane, client: Client, namespace: str) -> None:
     """A new object whose resource is refused stays out until it is changed."""
     async with routed(plane, client, namespace, 8013, "a") as proxy:

@@ -168,7 +168,8 @@ async def test_mesh_settings_are_reloaded(cluster: Cluster, client: Client, name
             second = proxy.body(CLUSTER, name)
             await put("connectTimeout: [nonsense\n")
             await until(lambda: "the settings in force stay" in plane.log.read_text())
-            await put("connectTimeout: 7s\n")
+            await put("connectTimeout: 7s\noutboundTrafficPolicy: {mode: ALLOW_ANY}\nnoSuchSetting: 1\n")
+            await until(lambda: "noSuchSetting" in plane.log.read_text(), "the warning")
             await until(lambda: proxy.body(CLUSTER, name) == first)
             assert second != first
     finally:

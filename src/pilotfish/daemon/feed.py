@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pilotfish import api
-from pilotfish.api.mesh import decode_mesh_config, decode_mesh_networks
+from pilotfish.api.mesh import MeshConfig, MeshNetworks, decode_mesh_config, decode_mesh_networks
 from pilotfish.api.telemetry import EXPIRES
+from pilotfish.api.validation import validate_mesh
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Options
 from pilotfish.kube.client import Client
@@ -34,7 +35,7 @@ from pilotfish.mesh.world import World
 log = logging.getLogger(__name__)
 
 PROXY_CONFIG = "ProxyConfig"
-_Setting = TypeVar("_Setting")
+_Setting = TypeVar("_Setting", bound=MeshConfig | MeshNetworks)
 
 KUBERNETES = (NAMESPACES, NODES, PODS, SERVICES, ENDPOINT_SLICES, SECRETS)
 
@@ -208,7 +209,8 @@ class Feed:
             self.problems[problem] = str(error)
             log.error("ConfigMap istio, key %s: the settings in force stay: %s", key, error)
             return
-        for one in unknown:
+        checked = validate_mesh(value)
+        for one in (*unknown, *checked.errors, *checked.warnings):
             log.warning("ConfigMap istio, key %s: %s", key, one)
         if use(value):
             self._metrics.push_triggers.inc("global")

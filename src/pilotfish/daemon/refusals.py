@@ -76,6 +76,8 @@ class Refusals:
         self._changed = changed
         self._good: WeakKeyDictionary[View, dict[str, int]] = WeakKeyDictionary()
         self._trials: list[Trial] = []
+        self._refused: set[tuple[str, str, str]] = set()
+        """Type URL, name and version of what was refused lately."""
         self._unexplained: set[tuple[View, str, str, str]] = set()
         """Refusals that no change explains, so that the next proxy's need not be looked into again."""
 
@@ -92,6 +94,9 @@ class Refusals:
         """A proxy has refused a response made from the configuration of `state`; it had accepted that of `good`."""
         known = [one for one in (good, self._good.get(view, {}).get(watch.type_url)) if one is not None]
         for name in _named(watch):
+            if len(self._refused) > MOST_REMEMBERED:
+                self._refused.clear()
+            self._refused.add((watch.type_url, name, watch.held.get(name, "")))
             about = (view, watch.type_url, name)
             trial = next((one for one in self._trials if (one.view, one.type_url, one.name) == about), None)
             if trial is None:
@@ -153,12 +158,12 @@ class Refusals:
         return (known and not accepted) if before is None else before.version in accepted
 
     def _differs(self, view: View, type_url: str, name: str, forms: list[Form]) -> bool:
+        """Whether earlier forms lead to something that has not been refused yet."""
         try:
-            return self._compiler.supposing(view, type_url, name, self._inputs(forms)) != self._compiler.one(
-                view, type_url, name
-            )
+            found = self._compiler.supposing(view, type_url, name, self._inputs(forms))
         except QueryFailed:
             return False
+        return found is None or (type_url, name, found.version) not in self._refused
 
     def _inputs(self, forms: list[Form]) -> dict[Any, Any]:
         return {(self._world.input_of(kind), Ref(*ref)): form for (kind, *ref), form in forms}
@@ -171,8 +176,11 @@ class Refusals:
     def _go_on(self, trial: Trial) -> None:
         """Try the next step, if there is one."""
         while trial.steps:
+            forms = trial.steps.pop(0)
+            if not self._differs(trial.view, trial.type_url, trial.name, forms):
+                continue
             reason = f"a proxy refused the configuration made from it: {trial.reason}"
-            for key, form in trial.steps.pop(0):
+            for key, form in forms:
                 if self._world.quarantine(key[0], Ref(*key[1:]), reason, form):
                     trial.inside.append(key)
                     log.error("%s %s/%s is put back to an earlier form: %s", *key, reason)

@@ -1,0 +1,55 @@
+"""The bootstrap is one that Envoy accepts, for every kind of proxy and setting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from pilotfish.agent.bootstrap import bootstrap
+from pilotfish.agent.options import AgentError, read
+from pilotfish.envoy import proto
+
+WHO = {"POD_NAME": "a-1", "POD_NAMESPACE": "book", "INSTANCE_IP": "10.0.0.1", "SERVICE_ACCOUNT": "a"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "environment", "mark"),
+    [
+        ("sidecar", {}, False),
+        ("router", {"ISTIO_META_DNS_CAPTURE": "true"}, False),
+        ("sidecar", {"INSTANCE_IP": "fd00::1"}, True),
+        ("sidecar", {"PROXY_CONFIG": '{"concurrency": 2, "runtimeValues": {"a.b": "1"}}'}, False),
+        ("sidecar", {"PROXY_CONFIG": '{"proxyStatsMatcher": {"inclusionRegexps": ["a.*"]}}'}, False),
+        ("sidecar", {"PROXY_CONFIG": '{"controlPlaneAuthPolicy": "NONE"}'}, False),
+    ],
+)
+async def test_envoy_accepts_it(tmp_path: Path, kind: str, environment: dict[str, str], *, mark: bool) -> None:
+    """`envoy --mode validate` has nothing to say."""
+    sds = {"PILOTFISH_SDS_SOCKET": str(tmp_path / "sds")}
+    options = read(kind, environment={**WHO, **sds, **environment}, podinfo=tmp_path)
+    (tmp_path / "envoy.json").write_text(json.dumps(bootstrap(options, mark=mark)))
+    envoy = await asyncio.create_subprocess_exec(
+        str(proto.envoy_binary()),
+        *("--mode", "validate", "-c", str(tmp_path / "envoy.json"), "-l", "error"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await envoy.communicate()
+    assert envoy.returncode == 0, out.decode()
+
+
+@pytest.mark.parametrize(
+    ("environment", "text"),
+    [
+        ({"POD_NAME": ""}, "POD_NAME"),
+        ({"PROXY_CONFIG": "{nonsense"}, "PROXY_CONFIG"),
+        ({"SECRET_TTL": "soon"}, "SECRET_TTL"),
+    ],
+)
+def test_bad_environment_is_named(tmp_path: Path, environment: dict[str, str], text: str) -> None:
+    """What is missing or malformed is named, with the variable."""
+    with pytest.raises(AgentError, match=text):
+        read("sidecar", environment={**WHO, **environment}, podinfo=tmp_path)
