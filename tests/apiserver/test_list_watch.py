@@ -145,3 +145,13 @@ def test_field_selectors_a_kind_does_not_have(server: ApiServer, namespace: str)
     assert server.call("GET", maps(namespace), fieldSelector="data.x=y").code == 400
     for plural in ("namespaces", "nodes"):
         assert server.call("GET", f"/api/v1/{plural}", fieldSelector="metadata.namespace=x").code == 400
+
+
+def test_a_watch_from_the_future_waits(server: ApiServer, namespace: str) -> None:
+    """A watch from a version that is not reached yet is no error, and shows nothing from before it."""
+    version = int(server.create(maps(namespace), {"metadata": {"name": "now"}})["metadata"]["resourceVersion"])
+    later = str(version + 1_000_000)
+    with server.watch(maps(namespace), resourceVersion=later, timeoutSeconds=1) as watch:
+        assert watch.response.status == 200
+        server.create(maps(namespace), {"metadata": {"name": "early"}})
+        assert watch.response.read() == b""

@@ -57,6 +57,8 @@ def test_field_selectors() -> None:
     assert match_fields(field_selector(r"metadata.name=a\,b,status.phase!=Failed", ("status.phase",)), values)
     assert not match_fields(field_selector("status.phase=Failed", ("status.phase",)), values)
     with pytest.raises(ApiError, match=r"field label not supported: spec\.x"):
+        field_selector("spec.x=1", ("status.phase",))
+    with pytest.raises(ApiError, match=r'"spec\.x" is not a known field selector'):
         field_selector("spec.x=1", ())
 
 

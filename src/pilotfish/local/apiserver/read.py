@@ -37,15 +37,15 @@ async def get(core: Core, request: Request, resource: Resource) -> web.StreamRes
     return await respond.one(request, resource, await core.load(resource, item))
 
 
-def check_version(core: Core, request: Request) -> int | None:
-    """The resourceVersion of the query. Raises 400 for garbage and 504 for one that has not been reached."""
+def check_version(core: Core, request: Request, *, future: bool = False) -> int | None:
+    """The resourceVersion of the query. Raises 400 for garbage and, unless `future`, 504 for one not yet reached."""
     text = request.query.get("resourceVersion", "")
     if not text:
         return None
     if not text.isascii() or not text.isdigit():
         raise _bad_version(text)
     version = int(text)
-    if version > core.store.revision:
+    if version > core.store.revision and not future:
         why = f"Too large resource version: {version}, current: {core.store.revision}"
         details = {"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]}
         raise ApiError(504, "Timeout", why, details | {"retryAfterSeconds": 1})

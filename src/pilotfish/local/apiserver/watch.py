@@ -51,8 +51,12 @@ def _check(request: Request) -> None:
 class _Stream:
     """One watch: which changes it wants, in which form, and those not yet written."""
 
-    def __init__(self, core: Core, request: Request, resource: Resource, bucket: Bucket, chosen: Filter) -> None:
+    def __init__(
+        self, core: Core, request: Request, resource: Resource, bucket: Bucket, chosen: Filter, after: int
+    ) -> None:
         self.core, self.request, self.resource, self.bucket, self.chosen = core, request, resource, bucket, chosen
+        self.after = after
+        """The revision it starts from; one that is not reached yet is waited for."""
         form = request.accept
         self.form = (form.as_, form.v, request.query.get("includeObject", "") if form.as_ == "Table" else "")
         self.head = True
@@ -65,7 +69,7 @@ class _Stream:
 
     def offer(self, change: Change) -> None:
         """A change of the bucket; keeps it if it may matter."""
-        if not change.key.startswith(self.chosen.prefix):
+        if change.rv <= self.after or not change.key.startswith(self.chosen.prefix):
             return
         if len(self.waiting) >= MAX_BEHIND:
             self.overrun = True
@@ -137,7 +141,7 @@ class _Stream:
         return encode({"type": kind, "object": obj}) + b"\n"
 
     def bookmark(self, *, initial_end: bool = False) -> bytes:
-        metadata: dict[str, Any] = {"resourceVersion": str(self.revision)}
+        metadata: dict[str, Any] = {"resourceVersion": str(max(self.revision, self.after))}
         if initial_end:
             metadata["annotations"] = {INITIAL_END: "true"}
         as_, version, _ = self.form
@@ -167,9 +171,9 @@ async def watch(core: Core, request: Request, resource: Resource) -> web.StreamR
     bucket = core.registry.bucket(resource)
     text = request.query.get("resourceVersion", "")
     initial = request.query.get("sendInitialEvents")
-    version = check_version(core, request)
+    version = check_version(core, request, future=initial is None)
     timeout = request.number("timeoutSeconds") or random.uniform(LONGEST / 2, LONGEST)  # noqa: S311 (spreads load)
-    stream = _Stream(core, request, resource, bucket, chosen)
+    stream = _Stream(core, request, resource, bucket, chosen, version or 0)
     failure: ApiError | None = None
     state: list[Item] = []
     if request.flag("sendInitialEvents") or (initial is None and text in ("", "0")):

@@ -1,4 +1,4 @@
-"""APIServices: one for every group and version served here."""
+"""APIServices: stored only. What is served here has none, and none makes other servers part of this API."""
 
 from __future__ import annotations
 
