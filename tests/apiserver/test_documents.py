@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.apiserver.conftest import ApiServer
 
 
@@ -55,3 +57,15 @@ def test_health(server: ApiServer) -> None:
     text = server.call("GET", "/readyz?verbose").raw.decode()
     assert "[+]ping ok" in text
     assert text.endswith("readyz check passed\n")
+
+
+def test_kubectl_applies_lists(server: ApiServer, namespace: str) -> None:
+    """For `kind: List` kubectl reads OpenAPI v2 in protobuf, and then lets the server validate each item."""
+    items = [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}} for name in ("a", "b")]
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    done = server.kubectl("apply", "-n", namespace, "-f", "-", stdin=text)
+    assert done.stdout.splitlines() == ["configmap/a created", "configmap/b created"]
+    items[0]["unknown"] = "field"
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    refused = server.kubectl("apply", "-n", namespace, "-f", "-", stdin=text, ok=False)
+    assert 'unknown field "unknown"' in refused.stderr

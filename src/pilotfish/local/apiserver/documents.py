@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,8 @@ async def _aggregated(core: Core, request: Request, is_core: bool) -> web.Stream
 async def _openapi(core: Core, request: Request) -> web.StreamResponse:
     parts = request.target.path.strip("/").split("/")
     if parts[1:2] == ["v2"] and len(parts) == 2:
+        if "protobuf" in request.http.headers.get("Accept", ""):
+            return _openapi_protobuf(core)
         return await _cached(core, request, "v2", "")
     if parts[1:2] != ["v3"]:
         return not_found()
@@ -138,6 +141,14 @@ async def _openapi(core: Core, request: Request) -> web.StreamResponse:
     if path not in group_versions:
         return not_found()
     return await _cached(core, request, "v3", group_versions[path])
+
+
+def _openapi_protobuf(core: Core) -> web.Response:
+    from pilotfish.local.apiserver import openapi_protobuf  # noqa: PLC0415 - asked for seldom
+
+    packed, digest = _document(core, "v2", "")
+    body = openapi_protobuf.document(json.loads(zlib.decompress(packed)))
+    return web.Response(body=body, headers={"Content-Type": openapi_protobuf.MEDIA, "ETag": f'"{digest}"'})
 
 
 def _group_versions(core: Core) -> dict[str, str]:
