@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pilotfish import api
 from pilotfish.ca.caller import Caller
 from pilotfish.daemon.feed import Feed
+from pilotfish.daemon.memory import Trimmer
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.refusals import Refusals
 from pilotfish.envoy import Compiler
@@ -94,6 +95,7 @@ class MeshBackend:
     ) -> None:
         self._may_read_secrets = may_read_secrets
         self._tasks: set[asyncio.Future[None]] = set()
+        self._trimmer = Trimmer()
         self._world = world
         self._compiler = compiler
         self._fleet = fleet
@@ -127,6 +129,7 @@ class MeshBackend:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._metrics.connected.labels(str(node.metadata.get("ISTIO_VERSION", "unknown"))).inc()
+        self._trimmer.later()
         return made
 
     async def _trust(self, source: ProxySource, identity: tuple[str, str]) -> None:

@@ -146,6 +146,8 @@ class Session:
             watch.nonce_acked = request.nonce
             for name in watch.last_sent:
                 watch.replaced.pop(name, None)
+            if not watch.replaced:
+                watch.replaced = {}  # an emptied dictionary keeps its size
 
     def _subscribe_delta(self, watch: Watch, request: Request, first: bool) -> None:
         if first:
