@@ -24,7 +24,7 @@ from urllib.parse import urlencode
 import pytest
 
 KUBECTL = Path(sys.executable).with_name("kubectl")
-START_SECONDS = 20
+START_SECONDS = 90
 
 
 @dataclass
@@ -78,7 +78,7 @@ class ApiServer:
         if self.process is None:
             return 0
         self.process.send_signal(number)
-        return self.process.wait(10)
+        return self.process.wait(60)
 
     @property
     def kubeconfig(self) -> Path:
@@ -194,7 +194,7 @@ class Watch:
         self.close()
 
 
-def wait(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+def wait(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """Until the condition holds; its value."""
     deadline = time.monotonic() + seconds
     while True:

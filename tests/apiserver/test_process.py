@@ -44,7 +44,7 @@ def test_acknowledged_writes_survive_a_kill(own_server: ApiServer) -> None:
 
     writer = threading.Thread(target=write)
     writer.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(acknowledged) < 50 and time.monotonic() < deadline:
         time.sleep(0.01)
     own_server.stop(signal.SIGKILL)

@@ -51,7 +51,7 @@ def start(data: Path, port: int = 0) -> ApiServer:
 def stop(server: ApiServer) -> None:
     server.process.terminate()
     try:
-        server.process.wait(10)
+        server.process.wait(60)
     except subprocess.TimeoutExpired:
         server.process.kill()
         server.process.wait()
@@ -198,7 +198,7 @@ def until(client: Client, namespace: str) -> Callable[..., Any]:
         holds: Callable[[list[Object]], object],
         *,
         where: str | None = None,
-        seconds: float = 20.0,
+        seconds: float = 60.0,
     ) -> list[Object]:
         informer = Informer(client, resource, namespace if where is None else where)
         task = asyncio.create_task(informer.run())

@@ -75,7 +75,7 @@ async def test_informers_of_part_of_the_world(client: Client, namespace: str) ->
     chosen = Informer(client, CONFIG_MAPS, namespace, labels="on=yes")
     bare = Informer(client, CONFIG_MAPS, namespace, metadata_only=True)
     tasks = [asyncio.create_task(one.run()) for one in (chosen, bare)]
-    await asyncio.wait_for(asyncio.gather(chosen.synced.wait(), bare.synced.wait()), 5)
+    await asyncio.wait_for(asyncio.gather(chosen.synced.wait(), bare.synced.wait()), 60)
     await client.create(CONFIG_MAPS, {"metadata": {"name": "c"}, "data": {"k": "v"}}, namespace)
     await client.patch(CONFIG_MAPS, "c", {"metadata": {"labels": {"on": "yes"}}}, namespace)
     assert await chosen.until(lambda: chosen.store.get(namespace, "c") is not None)
@@ -92,7 +92,7 @@ async def test_informers_of_part_of_the_world(client: Client, namespace: str) ->
 async def test_watch_from_nowhere_is_refused_as_expired_or_served(client: Client, namespace: str) -> None:
     """A version from before the history is Expired: the informer lists again on just that."""
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             watch = client.watch(CONFIG_MAPS, namespace, resource_version="1", timeout_seconds=1)
             events = [event async for event in watch]
     except ApiStatusError as error:

@@ -25,7 +25,7 @@ async def test_controllers_and_informers_survive_a_restart_of_the_server(tmp_pat
         async with Client.from_file(server.kubeconfig) as client:
             informer = Informer(client, PODS)
             task = asyncio.create_task(informer.run())
-            await asyncio.wait_for(informer.synced.wait(), 10)
+            await asyncio.wait_for(informer.synced.wait(), 60)
             spec = {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template()}
             await client.create(DEPLOYMENTS, {"metadata": {"name": "web"}, "spec": spec}, "default")
             assert await informer.until(lambda: len(informer.store) == 2)
@@ -42,7 +42,7 @@ async def test_controllers_and_informers_survive_a_restart_of_the_server(tmp_pat
             assert await informer.until(lambda: len(informer.store) == 4, 20)
             maps = Informer(client, CONFIG_MAPS, "default", fields="metadata.name=child")
             follow = asyncio.create_task(maps.run())
-            await asyncio.wait_for(maps.synced.wait(), 10)
+            await asyncio.wait_for(maps.synced.wait(), 60)
             assert await maps.until(lambda: not maps.store.values(), 20)
             for one in (task, follow):
                 one.cancel()

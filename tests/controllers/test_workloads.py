@@ -43,15 +43,15 @@ def names(objects: list[dict[str, Any]]) -> list[str]:
 async def test_rollout_undo_and_history(kubelet: Kubelet, kubectl: Run, until: Run) -> None:
     """`rollout status` ends when all is new; `history` lists the revisions; `undo` brings the first template back."""
     await kubectl("create", "deployment", "web", "--image=a:1", "--replicas=3")
-    assert "successfully rolled out" in await kubectl("rollout", "status", "deployment/web", "--timeout=20s")
+    assert "successfully rolled out" in await kubectl("rollout", "status", "deployment/web", "--timeout=60s")
     await kubectl("set", "image", "deployment/web", "a=a:2")
-    assert "successfully rolled out" in await kubectl("rollout", "status", "deployment/web", "--timeout=20s")
+    assert "successfully rolled out" in await kubectl("rollout", "status", "deployment/web", "--timeout=60s")
     pods = await until(PODS, lambda pods: len(pods) == 3)
     assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {"a:2"}
     history = await kubectl("rollout", "history", "deployment/web")
     assert [line.split()[0] for line in history.splitlines()[2:] if line.strip()] == ["1", "2"]
     await kubectl("rollout", "undo", "deployment/web")
-    assert "successfully rolled out" in await kubectl("rollout", "status", "deployment/web", "--timeout=20s")
+    assert "successfully rolled out" in await kubectl("rollout", "status", "deployment/web", "--timeout=60s")
     pods = await until(PODS, lambda pods: len(pods) == 3)
     assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {"a:1"}
     history = await kubectl("rollout", "history", "deployment/web")
@@ -65,16 +65,16 @@ async def test_rollout_undo_and_history(kubelet: Kubelet, kubectl: Run, until: R
 async def test_pause_restart_resume(client: Client, kubelet: Kubelet, kubectl: Run, until: Run, namespace: str) -> None:
     """A paused Deployment takes a new template without acting on it; resumed, it rolls."""
     await kubectl("create", "deployment", "web", "--image=a:1")
-    await kubectl("rollout", "status", "deployment/web", "--timeout=20s")
+    await kubectl("rollout", "status", "deployment/web", "--timeout=60s")
     await kubectl("rollout", "pause", "deployment/web")
     await kubectl("set", "image", "deployment/web", "a=a:2")
     await kubectl("scale", "deployment/web", "--replicas=2")
     await until(PODS, lambda pods: len(pods) == 2 and all(condition_is(pod, "Ready") for pod in pods))
     assert len((await client.list(REPLICA_SETS, namespace)).items) == 1
     await kubectl("rollout", "resume", "deployment/web")
-    await kubectl("rollout", "status", "deployment/web", "--timeout=20s")
+    await kubectl("rollout", "status", "deployment/web", "--timeout=60s")
     await kubectl("rollout", "restart", "deployment/web")
-    await kubectl("rollout", "status", "deployment/web", "--timeout=20s")
+    await kubectl("rollout", "status", "deployment/web", "--timeout=60s")
     pods = await until(PODS, lambda pods: len(pods) == 2)
     assert all("kubectl.kubernetes.io/restartedAt" in pod["metadata"]["annotations"] for pod in pods)
 
@@ -163,10 +163,10 @@ async def test_stateful_set_in_order(
     await client.create(
         STATEFUL_SETS, workload("StatefulSet", replicas=3, serviceName="web", volumeClaimTemplates=[claim]), namespace
     )
-    await kubectl("rollout", "status", "statefulset/web", "--timeout=20s")
+    await kubectl("rollout", "status", "statefulset/web", "--timeout=60s")
     assert order == ["+web-0", "+web-1", "+web-2"]
     await kubectl("set", "image", "statefulset/web", "c=a:2")
-    await kubectl("rollout", "status", "statefulset/web", "--timeout=20s")
+    await kubectl("rollout", "status", "statefulset/web", "--timeout=60s")
     assert order[3:] == ["-web-2", "+web-2", "-web-1", "+web-1", "-web-0", "+web-0"]
     await kubectl("scale", "statefulset/web", "--replicas=1")
     pods = await until(PODS, lambda pods: names(pods) == ["web-0"])
@@ -191,12 +191,12 @@ async def test_daemon_set_on_the_node(
     other = workload("DaemonSet", "nowhere")
     other["spec"]["template"]["spec"]["nodeSelector"] = node
     await client.create(DAEMON_SETS, other, namespace)
-    await kubectl("rollout", "status", "daemonset/here", "--timeout=20s")
+    await kubectl("rollout", "status", "daemonset/here", "--timeout=60s")
     found = await until(DAEMON_SETS, lambda found: len(found) == 2 and all("status" in one for one in found))
     wanted = {one["metadata"]["name"]: one["status"]["desiredNumberScheduled"] for one in found}
     assert wanted == {"here": 1, "nowhere": 0}
     await kubectl("set", "image", "daemonset/here", "c=a:2")
-    await kubectl("rollout", "status", "daemonset/here", "--timeout=20s")
+    await kubectl("rollout", "status", "daemonset/here", "--timeout=60s")
     (pod,) = await until(PODS, lambda pods: len(pods) == 1)
     assert pod["spec"]["containers"][0]["image"] == "a:2"
     assert pod["spec"]["nodeName"] == Kubelet.node
@@ -215,8 +215,8 @@ async def test_jobs_complete_and_fail(
     await client.create(JOBS, job("good", completions=3, parallelism=2), namespace)
     await client.create(JOBS, job("indexed", completions=3, parallelism=3, completionMode="Indexed"), namespace)
     await client.create(JOBS, job("bad", 3, backoffLimit=0), namespace)
-    await kubectl("wait", "--for=condition=complete", "job/good", "job/indexed", "--timeout=20s")
-    await kubectl("wait", "--for=condition=failed", "job/bad", "--timeout=20s")
+    await kubectl("wait", "--for=condition=complete", "job/good", "job/indexed", "--timeout=60s")
+    await kubectl("wait", "--for=condition=failed", "job/bad", "--timeout=60s")
     found = {one["metadata"]["name"]: one["status"] for one in (await client.list(JOBS, namespace)).items}
     assert (found["good"]["succeeded"], found["good"].get("failed")) == (3, None)
     assert found["indexed"]["completedIndexes"] == "0-2"
@@ -256,7 +256,7 @@ async def test_cron_job_by_hand_and_on_time(
     await until(CRON_JOBS, lambda found: found[0].get("status", {}).get("lastSuccessfulTime"))
     await client.patch(CRON_JOBS, "tick", {"spec": {"suspend": True}}, namespace)
     await kubectl("create", "job", "now", "--from=cronjob/tick")
-    await kubectl("wait", "--for=condition=complete", "job/now", "--timeout=20s")
+    await kubectl("wait", "--for=condition=complete", "job/now", "--timeout=60s")
     await until(JOBS, lambda found: len(found) == 2)
 
 
@@ -293,7 +293,7 @@ async def test_unschedulable_pod_is_told_and_placed_later(
 async def test_cascades(client: Client, kubelet: Kubelet, kubectl: Run, until: Run, namespace: str) -> None:
     """Orphaned ReplicaSets and pods stay without owner; in the foreground the owner goes last."""
     await kubectl("create", "deployment", "web", "--image=a:1")
-    await kubectl("rollout", "status", "deployment/web", "--timeout=20s")
+    await kubectl("rollout", "status", "deployment/web", "--timeout=60s")
     await kubectl("delete", "deployment", "web", "--cascade=orphan")
     (left,) = await until(REPLICA_SETS, lambda found: len(found) == 1)
     assert not left["metadata"].get("ownerReferences")
@@ -304,7 +304,7 @@ async def test_cascades(client: Client, kubelet: Kubelet, kubectl: Run, until: R
             gone.append(change.object["kind"])
 
     kubelet.informer.add_handler(follow)
-    await kubectl("delete", "replicaset", left["metadata"]["name"], "--cascade=foreground", "--timeout=20s")
+    await kubectl("delete", "replicaset", left["metadata"]["name"], "--cascade=foreground", "--timeout=60s")
     assert gone == ["Pod"]
     assert (await client.list(PODS, namespace)).items == []
 

@@ -55,7 +55,7 @@ def _serve(folder: Path) -> Iterator[Cluster]:
     yield Cluster(data / "kubeconfig", folder)
     process.terminate()
     try:
-        process.wait(20)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -35,7 +35,7 @@ from pilotfish.tls import load_key_pair
 from pilotfish.xds.service import SERVICE, BytesCodec
 
 DELTA = "envoy.service.discovery.v3.Delta"
-SECONDS = 40.0
+SECONDS = 90.0
 """Deadlines: long, since machines are busy."""
 
 
@@ -155,7 +155,7 @@ class ControlPlane:
             return 0
         self.process.send_signal(number)
         try:
-            code = self.process.wait(20)
+            code = self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()

@@ -216,7 +216,7 @@ async def test_debug_over_xds(plane: ControlPlane, cluster: Cluster, client: Cli
     admin, user = await token(client, SYSTEM), await token(client, namespace)
 
     async def ask(type_url: str, name: str, bearer: str) -> Any:
-        async with asyncio.timeout(30), connected(plane.secure, {}, tls=tls, bearer=bearer, sotw=True) as one:
+        async with asyncio.timeout(60), connected(plane.secure, {}, tls=tls, bearer=bearer, sotw=True) as one:
             names = [name] if name else []
             request = {
                 "node": {"id": "debug~0.0.0.0~istioctl~cluster.local"},

@@ -162,7 +162,7 @@ async def answer_to(port: int, body: bytes) -> Status:
             await bad.stream.send_request()
             sending = asyncio.create_task(bad.stream.send_message(body))
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     await bad.stream.recv_message()
             finally:
                 sending.cancel()

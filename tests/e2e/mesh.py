@@ -118,5 +118,5 @@ def installed() -> Iterator[Mesh]:
         one.client = one.pod("ratings")
         one.apply(GATEWAY)
         one.apply(SUBSETS)
-        wait_until(lambda: one.page()[0] == 200, "the gateway serves the product page", 30)
+        wait_until(lambda: one.page()[0] == 200, "the gateway serves the product page", 60)
         yield one

@@ -73,7 +73,7 @@ class Shop:
         """What a TCP server answers to a line."""
         return self.script(f"(echo {word}; sleep 0.3) | curl -s --max-time 3 telnet://{host}:{port}")
 
-    def expect(self, answers: dict[str, str], namespace: str = SHOP, seconds: float = 20) -> None:
+    def expect(self, answers: dict[str, str], namespace: str = SHOP, seconds: float = 60) -> None:
         """Wait until requests have these statuses, as rules and connections of before are replaced."""
         end = time.monotonic() + seconds
         while (found := dict(zip(answers, self.ask(*answers, namespace=namespace), strict=True))) != answers:

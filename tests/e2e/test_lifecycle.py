@@ -103,10 +103,10 @@ def test_nothing_is_left_behind(stopped: Cluster) -> None:
     assert len(pids) >= 5
     assert any(name.startswith("net:") for name in namespaces)
     assert "stopped" in cluster.pilotfish("down").stdout
-    wait_until(lambda: not _processes(cluster), "no process of the cluster", 10)
-    wait_until(lambda: not namespaces & _namespaces(_all_pids()), "no namespace of the cluster", 10)
+    wait_until(lambda: not _processes(cluster), "no process of the cluster", 60)
+    wait_until(lambda: not namespaces & _namespaces(_all_pids()), "no namespace of the cluster", 60)
     for what, before in host.items():
-        wait_until(lambda what=what, before=before: _host()[what] <= before, f"no new {what}", 10)  # type: ignore[misc]
+        wait_until(lambda what=what, before=before: _host()[what] <= before, f"no new {what}", 60)  # type: ignore[misc]
     assert not (cluster.data / "run").exists()
     assert not [path for path in cluster.data.rglob("*") if path.is_socket()]
     assert "does not run" in cluster.pilotfish("down").stdout
@@ -166,7 +166,7 @@ def test_crash(stopped: Cluster, parts: tuple[str, ...]) -> None:
     assert cluster.get("configmap", "kept")["data"] == {"a": "b"}
     cluster.ready("default")
     if "node" in parts:
-        wait_until(lambda: not set(node_tree) & set(_all_pids()), "the old node's processes are gone", 10)
+        wait_until(lambda: not set(node_tree) & set(_all_pids()), "the old node's processes are gone", 60)
 
     def running() -> bool:
         pods = cluster.get("pods", "-l", "app=web")["items"]
@@ -198,12 +198,12 @@ def test_interrupted_up(stopped: Cluster) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until((stopped.data / "run/cluster.json").exists, "the first part is started", 10)
+    wait_until((stopped.data / "run/cluster.json").exists, "the first part is started", 60)
     up.send_signal(signal.SIGINT)
-    _, said = up.communicate(timeout=30)
+    _, said = up.communicate(timeout=60)
     assert up.returncode == 1
     assert "Traceback" not in said
-    wait_until(lambda: not _processes(stopped), "nothing runs", 10)
+    wait_until(lambda: not _processes(stopped), "nothing runs", 60)
     assert not (stopped.data / "run").exists()
 
 
@@ -250,9 +250,9 @@ def test_user_ids(mode: str) -> None:
         cluster.kubectl("run", "who", "--image=alpine", f"--overrides={overrides}", *command)
         cluster.kubectl("wait", "--for=condition=Ready", "pod/who", "--timeout=60s")
         expected = "0\n0\n" if mode == "rootless" else "1234\n5678\n"
-        wait_until(lambda: cluster.kubectl("logs", "who") == expected, f"the log says {expected!r}", 10)
+        wait_until(lambda: cluster.kubectl("logs", "who") == expected, f"the log says {expected!r}", 60)
         if mode == "rootless":
-            wait_until(lambda: "1234" in cluster.kubectl("events", "--for=pod/who", "--types=Warning"), "a warning", 10)
+            wait_until(lambda: "1234" in cluster.kubectl("events", "--for=pod/who", "--types=Warning"), "a warning", 60)
         cluster.apply(FILES_OF_OTHERS)
         cluster.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/files", "--timeout=60s")
         if mode == "rootless-ids" and os.geteuid() == 0:

@@ -299,7 +299,7 @@ def test_control_plane_may_die(mesh: Mesh) -> None:
         load.more(20)
     assert set(load.statuses) == {200}
     with mesh.objects(reviews_routes(f"route: [{to('v3')}]")):
-        wait_until(lambda: mesh.versions(5) == {"v3": 5}, "proxies follow the new control plane", 30)
+        wait_until(lambda: mesh.versions(5) == {"v3": 5}, "proxies follow the new control plane", 60)
 
 
 def _control_planes(cluster: Cluster) -> list[int]:
@@ -379,7 +379,7 @@ def test_ordinary_users_have_the_whole_mesh() -> None:
         def page() -> str:
             return curl("-H", f"Host: {HOST}", f"http://{cluster.address}:8080/productpage")[1]
 
-        wait_until(lambda: "<title>Simple Bookstore App</title>" in page(), "the gateway serves the product page", 30)
+        wait_until(lambda: "<title>Simple Bookstore App</title>" in page(), "the gateway serves the product page", 60)
         strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default}\n"
         cluster.apply(strict + "spec: {mtls: {mode: STRICT}}\n", BOOKS)
         assert "Simple Bookstore App" in page()
@@ -424,13 +424,13 @@ spec:
 """
     mesh.apply(secret("first"), "istio-ingress")
     with mesh.objects(gateway):
-        wait_until(lambda: "CN=first" in served() and "Simple Bookstore App" in served(), "the first certificate", 30)
+        wait_until(lambda: "CN=first" in served() and "Simple Bookstore App" in served(), "the first certificate", 60)
         mesh.apply(secret("second"), "istio-ingress")
-        wait_until(lambda: "CN=second" in served(), "the renewed certificate", 30)
+        wait_until(lambda: "CN=second" in served(), "the renewed certificate", 60)
         mesh.cluster.kubectl("delete", "rolebinding", "-n", "istio-ingress", "istio-ingressgateway-sds")
         for place, name in (("istio-system", "istiod"), ("istio-ingress", "istio-ingressgateway")):
             mesh.cluster.kubectl("rollout", "restart", "-n", place, f"deploy/{name}")
             mesh.cluster.kubectl("rollout", "status", "-n", place, f"deploy/{name}")
-        wait_until(lambda: mesh.page()[0] == 200, "the plain server goes on", 30)
+        wait_until(lambda: mesh.page()[0] == 200, "the plain server goes on", 60)
         assert "CN=second" not in served()
         mesh.cluster.kubectl("apply", "-f", str(SAMPLES / "ingress" / "ingress.yaml"))

@@ -280,7 +280,7 @@ def test_a_gateway_with_certificates(mesh: Mesh, shop: Shop, tmp_path: Path) -> 
     put("shop-a", *made["a"])
     put("shop-b", *made["b"])
     with mesh.objects(rules, SHOP):
-        wait_until(lambda: served("a", made["a"][0]) and served("b", made["b"][0]), "both hosts are served", 20)
+        wait_until(lambda: served("a", made["a"][0]) and served("b", made["b"][0]), "both hosts are served", 60)
         assert not served("a", made["b"][0])
         put("shop-a", made["a2"][0], made["a"][1])
 
@@ -288,11 +288,11 @@ def test_a_gateway_with_certificates(mesh: Mesh, shop: Shop, tmp_path: Path) -> 
             status = mesh.cluster.get("gateway", "tls", "-n", SHOP).get("status", {})
             return "istio-ingress/shop-a" in str(status) and "not the key" in str(status)
 
-        wait_until(told, "the Gateway's status names the Secret", 20)
+        wait_until(told, "the Gateway's status names the Secret", 60)
         assert served("a", made["a"][0])
         put("shop-a", *made["a2"])
-        wait_until(lambda: served("a", made["a2"][0]), "the new certificate is served", 20)
-        wait_until(lambda: not told(), "the Gateway's status is well again", 20)
+        wait_until(lambda: served("a", made["a2"][0]), "the new certificate is served", 60)
+        wait_until(lambda: not told(), "the Gateway's status is well again", 60)
     mesh.cluster.kubectl("delete", "secret", "shop-a", "shop-b", "-n", namespace)
 
 

@@ -181,7 +181,7 @@ class Shop:
         chosen = ",".join(f'{name}="{value}"' for name, value in labels.items())
         expression = f"istio_{metric}{{{chosen}}}"
         try:
-            wait_until(lambda: self.total(expression) >= expected, expression, 20)
+            wait_until(lambda: self.total(expression) >= expected, expression, 60)
         finally:
             found = self.total(expression)
             assert found == expected, f"{expression} is {found}, not {expected}: {self.query(expression)}"
@@ -244,7 +244,7 @@ def shop() -> Iterator[Shop]:
         for name in ("istio-system", "istio-ingress", NS, "outside", "books"):
             cluster.ready(name)
         one = Shop(cluster)
-        wait_until(lambda: curl("-f", f"http://{cluster.address}:8080/warm")[0] == 0, "the gateway serves", 30)
+        wait_until(lambda: curl("-f", f"http://{cluster.address}:8080/warm")[0] == 0, "the gateway serves", 60)
         wait_until(lambda: one.requests("http://aborted/", 1) == ["418"], "rules hold")
         yield one
 
@@ -541,7 +541,7 @@ def test_metrics_and_logs_follow_telemetry(shop: Shop) -> None:
         shop.requests(f"http://logged/bad-{mark}?status=500", 1)
         return any("/bad-" in line for line in shop.logs("echo", "--tail=50"))
 
-    wait_until(logged, "errors are logged", 10)
+    wait_until(logged, "errors are logged", 60)
     took = time.monotonic() - started
     assert shop.requests("http://logged/good", 3, "-H", "x-version: v99") == ["200"] * 3
     series = 'istio_requests_total{reporter="destination",request_host="logged",response_code="200"}'
@@ -585,9 +585,9 @@ def test_log_format_follows_the_mesh(shop: Shop) -> None:
             shop.requests(f"http://logged{path}", 1)
             return any(re.search(pattern, line) for line in shop.logs("echo", "--tail=20"))
 
-        wait_until(lambda: seen(r"^MARK /text 200$", "/text"), "the format holds", 10)
+        wait_until(lambda: seen(r"^MARK /text 200$", "/text"), "the format holds", 60)
         shop.mesh(accessLogFormat=None, accessLogEncoding="JSON")
-        wait_until(lambda: seen(r'^\{.*"path":"/json"', "/json"), "logs are JSON", 10)
+        wait_until(lambda: seen(r'^\{.*"path":"/json"', "/json"), "logs are JSON", 60)
     finally:
         shop.mesh(accessLogFile=None, accessLogFormat=None, accessLogEncoding=None)
     assert shop.envoy() == process
@@ -623,7 +623,7 @@ def test_one_trace_through_the_whole_application(shop: Shop) -> None:
         ]
         return next((t for t in whole if len(t) >= 8), {})
 
-    trace = wait_until(traced, "a trace with all services", 30)
+    trace = wait_until(traced, "a trace with all services", 60)
     names = {
         (span["kind"], span["localEndpoint"]["serviceName"], span["name"].partition(".")[0]) for span in trace.values()
     }
@@ -689,7 +689,7 @@ spec:
         shop.requests("http://traced/tagged", 1, "-H", "x-who: me")
         return any(s["tags"].get("who") == "me" and s["tags"]["mode"] == "test" for s in spans("/tagged"))
 
-    wait_until(tagged, "the tags are there", 20)
+    wait_until(tagged, "the tags are there", 60)
     shop.cluster.apply(rule % "disableSpanReporting: true", NS)
     shop.cluster.apply(rule.replace("client", "echo") % "disableSpanReporting: true", NS)
     number = 0
@@ -699,12 +699,12 @@ spec:
         number += 1
         return "x-b3-sampled" not in shop.run(f"curl -s http://traced/quiet-{number}").lower()
 
-    wait_until(quiet, "nothing is traced", 10)
+    wait_until(quiet, "nothing is traced", 60)
     shop.requests("http://traced/silent", 5)
     shop.cluster.kubectl("delete", "telemetry", "-n", NS, "client", "echo")
     shop.run("true")
-    wait_until(lambda: not quiet(), "traced again", 10)
-    wait_until(lambda: spans(f"/quiet-{number}"), "reported again", 20)
+    wait_until(lambda: not quiet(), "traced again", 60)
+    wait_until(lambda: spans(f"/quiet-{number}"), "reported again", 60)
     assert not spans("/silent")
 
 
@@ -730,7 +730,7 @@ def test_chosen_requests_only(shop: Shop) -> None:
     wait_until(on, "the request is logged", 8)
     shop.requests("http://traced/wrong", 3, "-H", "x-debug: 2")
     shop.requests("http://traced/none", 3)
-    wait_until(lambda: [s for s in shop.spans() if "/chosen-" in s["tags"].get("http.url", "")], "it is traced", 15)
+    wait_until(lambda: [s for s in shop.spans() if "/chosen-" in s["tags"].get("http.url", "")], "it is traced", 60)
     assert not logged("/wrong")
     assert not logged("/none")
     assert not [s for s in shop.spans() if re.search("/wrong|/none", s["tags"].get("http.url", ""))]
@@ -742,7 +742,7 @@ def test_chosen_requests_only(shop: Shop) -> None:
         shop.requests(f"http://traced/late-{late}", 1, "-H", "x-debug: 1")
         return not logged(f"/late-{late}")
 
-    wait_until(off, "it has ended", 20)
+    wait_until(off, "it has ended", 60)
     problem = shop.cluster.pilotfish("trace-request", "--to", "nobody.shop", "--header", "x-debug", check=False)
     assert (problem.returncode, "there is no service nobody in namespace shop" in problem.stderr) == (1, True)
 
@@ -765,7 +765,7 @@ def test_opentelemetry(shop: Shop) -> None:
         found = {s["service"] for s in shop.spans() if s.get("otlp")}
         return "traceparent" in headers and {"client.shop", "echo.shop"} <= found
 
-    wait_until(seen, "spans in OTLP", 20)
+    wait_until(seen, "spans in OTLP", 60)
     shop.mesh(extensionProviders=None, defaultProviders={"metrics": ["prometheus"]})
 
 

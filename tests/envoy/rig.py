@@ -282,7 +282,7 @@ async def running(
 
 
 async def _ready(envoy: Envoy, process: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while process.returncode is None:
             try:
                 if (await envoy.ask("/ready")).startswith("LIVE"):

@@ -54,7 +54,7 @@ async def running(image: str, *args: str, **env: str) -> AsyncIterator[tuple[asy
     try:
         ports = []
         for _ in range(sum(arg.isdecimal() for arg in args)):
-            line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
+            line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
             match = re.search(r"port (\d+)", line)
             assert match, line
             ports.append(int(match[1]))

@@ -144,5 +144,5 @@ async def test_tcp() -> None:
         async with running(image, *arguments) as (_, ports):
             reader, writer = await asyncio.open_connection("127.0.0.1", ports[-1])
             writer.write(b"world\n")
-            assert await asyncio.wait_for(reader.readline(), 10) == expected
+            assert await asyncio.wait_for(reader.readline(), 60) == expected
             writer.close()

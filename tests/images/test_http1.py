@@ -23,7 +23,7 @@ async def _raw(port: int, sent: bytes) -> bytes:
     writer.write(sent)
     writer.write_eof()
     try:
-        return await asyncio.wait_for(reader.read(-1), 10)
+        return await asyncio.wait_for(reader.read(-1), 60)
     finally:
         writer.close()
 
@@ -61,7 +61,7 @@ async def test_http_1_0_closes(serve: Serve) -> None:
     port = await serve(_mirror)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /a HTTP/1.0\r\n\r\n")
-    answer = await asyncio.wait_for(reader.read(-1), 10)
+    answer = await asyncio.wait_for(reader.read(-1), 60)
     writer.close()
     assert b"Connection: close" in answer
 

@@ -65,7 +65,7 @@ async def test_httpbin_as_gunicorn(client: aiohttp.ClientSession) -> None:
     )
     try:
         assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+        line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
         async with client.get(f"http://127.0.0.1:{line.split()[-1]}/get") as answer:
             assert answer.status == 200
     finally:
@@ -108,11 +108,11 @@ async def test_life_of_a_program(image: str, client: aiohttp.ClientSession) -> N
         async with client.get(f"http://127.0.0.1:{port}/health") as answer:
             await answer.read()
         assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 10)).decode()
+        line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
         assert '"GET /health HTTP/1.1"' in line
         process.send_signal(signal.SIGTERM)
         started = time.monotonic()
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
         assert time.monotonic() - started < 2
 
 
@@ -126,7 +126,7 @@ async def test_requests_under_way_are_answered(client: aiohttp.ClientSession) ->
         async with client.get(f"http://127.0.0.1:{port}/get") as answer:
             assert answer.status == 200
         assert (await slow).status == 200
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
 
 
 async def test_taken_port() -> None:

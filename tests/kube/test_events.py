@@ -30,7 +30,7 @@ async def record(server: EventServer, *told: tuple[dict[str, Any], str, str]) ->
         task = asyncio.create_task(recorder.run())
         for obj, reason, message in told:
             recorder.record(obj, "Normal", reason, message, field_path="spec.x")
-        await asyncio.wait_for(recorder.flush(), 5)
+        await asyncio.wait_for(recorder.flush(), 60)
         task.cancel()
         await asyncio.wait([task])
     return list(server.events.values())

@@ -19,7 +19,7 @@ async def running(server: ConfigMapServer) -> AsyncIterator[tuple[Informer, asyn
         informer.add_handler(seen.put_nowait)
         task = asyncio.create_task(informer.run())
         try:
-            await asyncio.wait_for(informer.synced.wait(), 5)
+            await asyncio.wait_for(informer.synced.wait(), 60)
             yield informer, seen
         finally:
             task.cancel()
@@ -28,7 +28,7 @@ async def running(server: ConfigMapServer) -> AsyncIterator[tuple[Informer, asyn
 
 
 async def take(seen: asyncio.Queue[Change]) -> tuple[str, str, str]:
-    change = await asyncio.wait_for(seen.get(), 5)
+    change = await asyncio.wait_for(seen.get(), 60)
     kind = "new" if change.old is None else "gone" if change.new is None else "changed"
     return kind, change.object["metadata"]["name"], change.object["metadata"]["resourceVersion"]
 

@@ -40,7 +40,7 @@ async def test_failures_are_tried_again_until_they_pass() -> None:
 
     queue.add("a")
     task = asyncio.create_task(queue.run(work, workers=2))
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 60)
     task.cancel()
     await asyncio.wait([task])
     assert calls == ["a", "a", "a"]
@@ -53,7 +53,7 @@ async def test_the_earliest_of_several_times_counts() -> None:
     queue.add_after("a", 60)
     queue.add_after("a", 0.01)
     queue.add_after("a", 30)
-    assert await asyncio.wait_for(queue.get(), 5) == "a"
+    assert await asyncio.wait_for(queue.get(), 60) == "a"
     queue.done("a")
     assert len(queue) == 0
     queue.stop()

@@ -35,7 +35,7 @@ async def world(node_cluster: NodeCluster) -> AsyncIterator[World]:
     name = f"t{next(_numbers)}"
     async with node_cluster.client() as client:
         await client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     await client.get(SERVICE_ACCOUNTS, "default", name)

@@ -26,7 +26,7 @@ from pilotfish.kube.client import Client
 from pilotfish.kube.errors import ApiStatusError, is_not_found
 from pilotfish.kube.resources import PODS, Object, ResourceType
 
-SECONDS = 30.0
+SECONDS = 90.0
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> None:
@@ -86,7 +86,7 @@ class NodeCluster:
         """End the node with a signal to its process 1, and wait for its end."""
         assert self.node is not None
         os.kill(self.node_pid, number)
-        self.node.wait(10)
+        self.node.wait(60)
 
     def client(self) -> Client:
         """The administrator's client."""
@@ -98,10 +98,10 @@ class NodeCluster:
             if process is not None and process.poll() is None:
                 process.terminate()
                 try:
-                    process.wait(10)
+                    process.wait(60)
                 except subprocess.TimeoutExpired:
                     process.kill()
-                    process.wait(10)
+                    process.wait(60)
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def start_pods(cluster: NodeCluster, marker: str) -> None:
 
 
 async def wait_account(world: World) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             path = f"/api/v1/namespaces/{world.namespace}/serviceaccounts"
             if (await world.client.request("GET", path))["items"]:
@@ -111,7 +111,7 @@ def test_killing_the_outer_process_ends_the_node_too() -> None:
         pid = cluster.node_pid
         assert cluster.node is not None
         cluster.node.kill()
-        cluster.node.wait(10)
+        cluster.node.wait(60)
         wait_for(lambda: not alive(pid), "process 1 of the node ends")
 
 
@@ -125,7 +125,7 @@ def test_pods_survive_a_restart_of_the_api_server() -> None:
         running = processes_with(marker)
         assert cluster.server is not None
         cluster.server.kill()
-        cluster.server.wait(10)
+        cluster.server.wait(60)
         (cluster.data / "run/apiserver.json").unlink()
         assert processes_with(marker) == running
         cluster.start_server()
@@ -150,7 +150,7 @@ def test_a_second_node_is_refused() -> None:
         command = [sys.executable, "-m", "pilotfish.local.node", "--data", str(cluster.data)]
         if mode == "rootless" and os.geteuid() == 0:
             pytest.skip("started by another user")
-        second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert second.returncode == 2
         assert "another node runs on" in second.stderr
         assert alive(cluster.node_pid)
@@ -159,7 +159,7 @@ def test_a_second_node_is_refused() -> None:
 def test_no_api_server(tmp_path: Path) -> None:
     """Without an API server the message says what to start."""
     command = [sys.executable, "-m", "pilotfish.local.node", "--data", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert "pilotfish up" in done.stderr
     assert "Traceback" not in done.stderr

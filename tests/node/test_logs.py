@@ -102,7 +102,7 @@ async def test_rotation_and_follow(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     log.close()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 60)
     assert b"".join(collected).decode() == "".join(f"line {i}\n" for i in range(100))
     assert names(tmp_path) == ["0.log", "0.log.1"]
 

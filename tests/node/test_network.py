@@ -86,7 +86,7 @@ async def service(world: World, name: str, **spec: Any) -> Object:
 
 async def endpoints(world: World, name: str, *ips: str) -> None:
     """The EndpointSlice of a Service, as its controller would write it; waits until there are so many addresses."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             found = await world.client.list(
                 ENDPOINT_SLICES, world.namespace, labels=f"kubernetes.io/service-name={name}"
@@ -110,7 +110,7 @@ async def ask(world: World, pod: str, kind: str, host: str, port: int = 80, coun
 
 async def settled(world: World, pod: str, host: str, wanted: set[str], port: int = 80) -> list[str]:
     """Ask until exactly these pods answer; the rules follow the EndpointSlice within milliseconds."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             answers = await ask(world, pod, "tcp", host, port, 16)
             if {answer.split()[0] for answer in answers} == wanted:
@@ -150,7 +150,7 @@ async def test_session_affinity(world: World) -> None:
     await world.ready("client")
     ip = (await service(world, "web", sessionAffinity="ClientIP"))["spec"]["clusterIP"]
     await endpoints(world, "web", *first)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "Error" in (answer := (await ask(world, "client", "tcp", ip))[0]):
             await asyncio.sleep(0.05)
     assert set(await ask(world, "client", "tcp", ip, count=16)) == {answer}
@@ -204,7 +204,7 @@ def fetch(address: str, port: int) -> str:
 
 
 async def until_answered(address: str, port: int, name: str) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (answer := await asyncio.to_thread(fetch, address, port)).startswith(name):
             await asyncio.sleep(0.05)
     return answer
@@ -231,7 +231,7 @@ async def test_node_port_and_load_balancer(world: World) -> None:
     await world.pod("client", *IDLE)
     await world.ready("client")
     assert (await ask(world, "client", "tcp", "10.244.0.1", node_port))[0].startswith("one")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             status = (await world.client.get(SERVICES, "web", world.namespace)).get("status") or {}
             if [e["ip"] for e in (status.get("loadBalancer") or {}).get("ingress") or ()] == [address]:
@@ -244,7 +244,7 @@ async def test_node_port_and_load_balancer(world: World) -> None:
     taken.close()
     assert await until_answered(address, busy, "one")
     await world.client.delete(SERVICES, "web", world.namespace)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await asyncio.to_thread(fetch, address, free) != "ConnectionRefusedError":
             await asyncio.sleep(0.05)
 
@@ -270,7 +270,7 @@ async def test_dial(world: World) -> None:
             return made.makefile().read().splitlines()[-1]
 
     host = f"web.{world.namespace}.svc"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (await asyncio.to_thread(dial, host=f"{host}.cluster.local", port=80)).startswith("one"):
             await asyncio.sleep(0.05)
     assert (await asyncio.to_thread(dial, pod=uid, port=8080)).split()[:2] == ["one", "127.0.0.1"]
@@ -296,11 +296,11 @@ async def test_nothing_is_left_of_a_pod(world: World) -> None:
     for number in range(3):
         ips.add(await echo(world, f"p{number}"))
         await world.delete(f"p{number}")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         # Those of other tests may go meanwhile, and connections come and go.
         while links() > before or descriptors() > fds + 2:
             await asyncio.sleep(0.05)
     assert len(ips) == 3
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while any((world.cluster.data / "logs").glob(f"{world.namespace}_*")):
             await asyncio.sleep(0.05)

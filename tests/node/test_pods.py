@@ -38,7 +38,7 @@ async def events(world: World, name: str) -> dict[str, str]:
 
 
 async def until_event(world: World, name: str, reason: str) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             found = await events(world, name)
             if reason in found:
@@ -62,7 +62,7 @@ async def test_a_pod_runs_and_goes(world: World) -> None:
         follow = asyncio.create_task(_text(session, world, "p"))
         await asyncio.sleep(0)
         await world.delete("p")
-        assert "hello\n" in await asyncio.wait_for(follow, 10)
+        assert "hello\n" in await asyncio.wait_for(follow, 60)
 
 
 async def _text(session: Any, world: World, name: str) -> str:
@@ -204,7 +204,7 @@ async def test_hooks(world: World) -> None:
         follow = asyncio.create_task(_text(session, world, "p"))
         await asyncio.sleep(0.1)
         await world.delete("p")
-        assert await asyncio.wait_for(follow, 10) == "TERM seen after pre\n"
+        assert await asyncio.wait_for(follow, 60) == "TERM seen after pre\n"
 
 
 async def test_probes_restart_and_gate(world: World) -> None:
@@ -308,7 +308,7 @@ async def test_environment_and_volumes(world: World) -> None:
     # Changes appear in the files.
     await world.client.patch(CONFIG_MAPS, "cm", {"data": {"k": "v2"}}, world.namespace)
     await world.client.patch(PODS, "p", {"metadata": {"annotations": {"note": "n2"}}}, world.namespace)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await world.output("p", "cat", "/usr/share/pilotfish-test/html/k", "/all/notes") != 'v2note="n2"':
             await asyncio.sleep(0.05)
 
@@ -335,8 +335,8 @@ async def test_missing_sources_are_waited_for(world: World) -> None:
     )
     await world.create(SECRETS, "s", stringData={"k": "1"})
     await world.create(CONFIG_MAPS, "c", data={"k": "1"})
-    await world.ready("env", seconds=5)
-    await world.ready("vol", seconds=5)
+    await world.ready("env", seconds=30)
+    await world.ready("vol", seconds=30)
 
 
 async def test_security(world: World) -> None:
@@ -504,7 +504,7 @@ async def test_statistics(world: World) -> None:
             pods = json.loads(await answer.text())["pods"]
         return next(p for p in pods if p["podRef"]["namespace"] == world.namespace)
 
-    async with world.session() as session, asyncio.timeout(20):
+    async with world.session() as session, asyncio.timeout(60):
         while (await mine(session))["containers"][0]["cpu"]["usageNanoCores"] < 50_000_000:
             await asyncio.sleep(0.1)
         assert (await mine(session))["memory"]["workingSetBytes"] > 10_000

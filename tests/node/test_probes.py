@@ -150,7 +150,7 @@ class Recorder:
         self._tell(("failed", kind))
 
     async def until(self, what: Any) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while what not in self.told:
                 self.event.clear()
                 await self.event.wait()

@@ -80,7 +80,7 @@ def test_requests_are_in_metrics_and_traces(cluster: Cluster) -> None:
         complete = all(sums[name] >= 30 for name in ("productpage", "details", "reviews"))
         return {**rows, "sums": sums} if complete and rows["productpage-v1"]["p50"] is not None else None
 
-    found = wait_until(counted, "the requests are counted", 20)
+    found = wait_until(counted, "the requests are counted", 60)
     assert [found["sums"][name] for name in ("productpage", "details", "reviews")] == [30, 30, 30]
     page = found["productpage-v1"]
     assert page["codes"] == {"200": page["requests"]}
@@ -98,14 +98,14 @@ def test_requests_are_in_metrics_and_traces(cluster: Cluster) -> None:
             sums[one["labels"]["source_app"], one["labels"]["destination_app"]] += round(one["requests"] * 120)
         return sums if sums.keys() == calls and sums["productpage", "reviews"] >= 30 else None
 
-    edges = wait_until(graph, "the graph is whole", 10)
+    edges = wait_until(graph, "the graph is whole", 60)
     assert [edges[one] for one in sorted(calls)[:2]] == [30, 30]
 
     def trace() -> list[dict[str, Any]] | None:
         traces = ask(cluster, "traces", "--service", f"ratings.{BOOKS}", "--limit", "5")
         return max(traces, key=len) if traces and len(max(traces, key=len)) >= 8 else None
 
-    spans = wait_until(trace, "a trace from the page to the ratings", 15)
+    spans = wait_until(trace, "a trace from the page to the ratings", 60)
     services = {span["localEndpoint"]["serviceName"] for span in spans}
     assert services == {f"{name}.{BOOKS}" for name in ("productpage", "details", "reviews", "ratings")}
     shown = cluster.pilotfish("traces", spans[0]["traceId"]).stdout

@@ -54,7 +54,7 @@ class Process:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.stderr is not None
         self.log += self.process.stderr.read()
-        return self.process.wait(10)
+        return self.process.wait(60)
 
 
 @contextlib.contextmanager

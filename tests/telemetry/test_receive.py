@@ -85,7 +85,7 @@ class Running(NamedTuple):
             return response.status, await response.text()
 
     async def written(self, count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while self.store.counts.spans < count:
                 await asyncio.sleep(0.01)
 

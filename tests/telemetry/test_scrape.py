@@ -199,7 +199,7 @@ async def test_targets_come_and_go(store: Store) -> None:
             "status": {"podIP": "127.0.0.1", "phase": "Running"},
         }
         task = asyncio.create_task(scraper.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             informers[0]._take("ADDED", obj)
             while not any(one.scrapes > 2 and one.up for one in scraper.states.values()):
                 await asyncio.sleep(0.01)

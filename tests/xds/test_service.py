@@ -91,7 +91,7 @@ async def ask(port: int, fields: Mapping[str, Any], tls: ssl.SSLContext | None =
     metadata = {"authorization": f"Bearer {token}"} if token else {}
     async with Channel("127.0.0.1", port, ssl=tls, codec=BytesCodec()) as channel:
         method: Any = StreamStreamMethod(channel, SERVICE + "DeltaAggregatedResources", bytes, bytes)
-        async with asyncio.timeout(10), method.open(metadata=metadata) as stream:
+        async with asyncio.timeout(60), method.open(metadata=metadata) as stream:
             await stream.send_message(proto.encode(DELTA, fields))
             body = await stream.recv_message()
             await stream.cancel()
@@ -207,7 +207,7 @@ async def test_secure_port_serves_only_whom_it_knows(backend: Backend, tmp_path:
         with contextlib.suppress(ssl.SSLError):
             assert await reader.read() == b"", "HTTP/2 began for a certificate of another root"
         writer.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(fleet):
                 await asyncio.sleep(0.01)
 
@@ -276,7 +276,7 @@ async def _get(port: int) -> str:
 
 
 async def _until(port: int, text: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 if await _get(port) == text:
@@ -314,7 +314,7 @@ async def test_real_envoy_gets_updates_and_its_refusals_are_heard(backend: Backe
             await _until(port, "two")
             backend.put(LISTENER, {**listener(port), "filter_chains": [{"filters": [{"name": "nonsense"}]}]})
             fleet.changed()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not backend.refusals:
                     await asyncio.sleep(0.01)
             assert "nonsense" in backend.refusals[0]
