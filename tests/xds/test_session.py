@@ -19,7 +19,7 @@ def resource(name: str, version: str) -> Resource:
 
 @dataclass
 class Config:
-    """Resources by type; `set` replaces the mapping and tells the sessions exactly what differs, as a compiler would."""
+    """Resources by type; `set` replaces the mapping and tells the sessions what differs, as a compiler would."""
 
     types: dict[str, dict[str, Resource]] = field(default_factory=dict)
     sessions: list[Session] = field(default_factory=list)
