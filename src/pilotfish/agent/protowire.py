@@ -126,8 +126,3 @@ def key_pair_secret(name: str, chain_pem: bytes, key_pem: bytes) -> bytes:
 def roots_secret(name: str, roots_pem: bytes) -> bytes:
     """tls.v3.Secret with a CertificateValidationContext."""
     return chunk(1, name) + chunk(4, chunk(1, _inline(roots_pem)))
-
-
-def discovery_request(node_id: str, type_url: str, names: Iterable[str], nonce: str = "", version: str = "") -> bytes:
-    node = chunk(2, chunk(1, node_id))
-    return chunk(1, version) + node + b"".join(chunk(3, name) for name in names) + chunk(4, type_url) + chunk(5, nonce)

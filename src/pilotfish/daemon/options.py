@@ -39,7 +39,6 @@ class Options:
     domain: str = "cluster.local"
     kubeconfig: Path | None = None
     mesh_config: Path = Path("/etc/istio/config/mesh")
-    networks_config: Path = Path("/etc/istio/config/meshNetworks")
     http: Address = Address("", 8080)
     https: Address = Address("", 15017)
     grpc: Address = Address("", 15010)
@@ -53,8 +52,6 @@ class Options:
     default_workload_ttl: timedelta = timedelta(hours=24)
     custom_hosts: tuple[str, ...] = ()
     debug_on_http: bool = True
-    log_level: str = "info"
-    log_json: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property

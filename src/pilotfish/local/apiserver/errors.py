@@ -135,10 +135,6 @@ def not_found(resource: str, group: str, name: str) -> ApiError:
     )
 
 
-def no_such_path() -> ApiError:
-    return ApiError(404, "NotFound", "the server could not find the requested resource")
-
-
 def already_exists(resource: str, group: str, name: str) -> ApiError:
     return ApiError(
         409, "AlreadyExists", f'{_qualified(resource, group)} "{name}" already exists', _details(name, group, resource)

@@ -27,17 +27,14 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
-MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8
-MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 
 _PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -75,19 +72,9 @@ def mount(source: str, target: str | Path, kind: str = "", flags: int = 0, optio
     _check(result, f"mount {kind or source} on {target}")
 
 
-def umount(target: str | Path) -> None:
-    """umount2(2), detached: the mount goes when its last user does."""
-    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(2)), f"unmount {target}")
-
-
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent ends."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
-
-
-def become_subreaper() -> None:
-    """Adopt orphaned descendants, as process 1 of a PID namespace does anyway."""
-    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
 
 
 @dataclass(frozen=True)

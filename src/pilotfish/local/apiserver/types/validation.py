@@ -36,7 +36,6 @@ _ENV_NAME = re.compile(r"[ -<>-~]+")
 _REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
 _HEADER = re.compile(r"[-A-Za-z0-9]+")
 _PERCENT = re.compile(r"[0-9]+%")
-_C_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _longer(value: str, limit: int) -> list[str]:
@@ -137,10 +136,6 @@ def env_var_name(value: str) -> list[str]:
     if not _ENV_NAME.fullmatch(value):
         return ["must be printable ASCII characters other than '='"]
     return []
-
-
-def c_identifier(value: str) -> list[str]:
-    return [] if _C_NAME.fullmatch(value) else ["must be letters, digits and '_', and not start with a digit"]
 
 
 def config_key(value: str) -> list[str]:
