@@ -232,8 +232,8 @@ def test_a_scale_can_be_applied(server: ApiServer, namespace: str) -> None:
     scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 0}}
     refused = server.call("PATCH", f"{path}/scale", scale, content_type=apply, fieldManager="other")
     assert (refused.code, refused.json["details"]["causes"][0]["field"]) == (409, ".spec.replicas")
-    query = {"fieldManager": "other", "force": "true"}
-    assert server.call("PATCH", f"{path}/scale", scale, content_type=apply, **query).code == 200
+    forced = server.call("PATCH", f"{path}/scale", scale, content_type=apply, fieldManager="other", force="true")
+    assert forced.code == 200
     found = server.call("GET", path).json
     assert found["spec"]["replicas"] == 0
     owners = [

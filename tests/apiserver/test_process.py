@@ -99,7 +99,7 @@ def test_the_chosen_namespace_survives_a_restart(own_server: ApiServer) -> None:
     subprocess.run([KUBECTL, *config, "config", "set-context", "--current", "--namespace=mine"], check=True)
     own_server.stop()
     own_server.start()
-    shown = [KUBECTL, *config, "config", "view", "--minify", "-o", "jsonpath={..namespace}"]
+    shown = [str(KUBECTL), *config, "config", "view", "--minify", "-o", "jsonpath={..namespace}"]
     assert subprocess.run(shown, check=True, capture_output=True, text=True).stdout == "mine"
 
 

@@ -284,6 +284,7 @@ def test_the_node_lends_and_borrows_listeners(server: ApiServer) -> None:
 def test_log_options_that_make_no_sense(server: ApiServer, namespace: str) -> None:
     """Numbers are checked before anything else: 400 for what is none, 422 for what makes no sense."""
     path = f"/api/v1/namespaces/{namespace}/pods/none/log"
+    query: dict[str, Any]
     for query, code in (
         ({"tailLines": "x"}, 400),
         ({"tailLines": "-1"}, 422),
