@@ -284,12 +284,12 @@ def test_the_node_lends_and_borrows_listeners(server: ApiServer) -> None:
 def test_log_options_that_make_no_sense(server: ApiServer, namespace: str) -> None:
     """Numbers are checked before anything else: 400 for what is none, 422 for what makes no sense."""
     path = f"/api/v1/namespaces/{namespace}/pods/none/log"
-    query: dict[str, Any]
-    for query, code in (
+    cases: list[tuple[dict[str, Any], int]] = [
         ({"tailLines": "x"}, 400),
         ({"tailLines": "-1"}, 422),
         ({"limitBytes": "0"}, 422),
         ({"sinceSeconds": "5", "sinceTime": "2026-01-01T00:00:00Z"}, 422),
         ({"tailLines": "1"}, 404),
-    ):
+    ]
+    for query, code in cases:
         assert server.call("GET", path, **query).code == code, query
