@@ -37,6 +37,8 @@ Key = tuple[str, str, str]
 Form = tuple[Key, Any]
 """An object and an earlier form of it; None for its absence."""
 UNCHECKED = "EnvoyFilter"
+NEVER_BLAMED = frozenset({"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"})
+"""Policies are never put back: a workload that is broken into could refuse them to have its own limits lifted."""
 MOST_LOOKS = 100
 """How many combinations of earlier forms are compiled to explain one refusal."""
 MOST_REMEMBERED = 1000
@@ -145,7 +147,8 @@ class Refusals:
     def _sources(self, view: View, type_url: str, name: str) -> list[Key]:
         """The config objects behind a resource, the one that changed last first."""
         found = {(one.kind, one.namespace, one.name) for one in self._compiler.sources(view, type_url, name)}
-        return sorted((key for key in found if key[0] in api.KINDS), key=self._feed.changed_at, reverse=True)
+        blamable = (key for key in found if key[0] in api.KINDS and key[0] not in NEVER_BLAMED)
+        return sorted(blamable, key=self._feed.changed_at, reverse=True)
 
     def _cures(
         self, view: View, type_url: str, name: str, forms: list[Form], accepted: set[str], *, known: bool
