@@ -21,11 +21,11 @@ from pilotfish.ca.authority import Authority, new_key, utc_now
 from pilotfish.ca.messages import PATH, CertificateRequest, CertificateResponse
 from pilotfish.envoy.resource import CLUSTER, ENDPOINT, SECRET
 from pilotfish.kube.client import Client
-from pilotfish.kube.resources import PODS, SECRETS, SERVICE_ACCOUNTS, Object
+from pilotfish.kube.resources import PODS, SECRETS, SERVICE_ACCOUNTS, Object, ResourceType
 from pilotfish.xds.service import BytesCodec
 
 from .conftest import SYSTEM, Cluster
-from .harness import ControlPlane, client_tls, connected, node_of, token, until
+from .harness import ControlPlane, client_tls, config, config_type, connected, node_of, token, until
 from .test_control import roots_in
 
 pytestmark = pytest.mark.xdist_group("daemon")
@@ -154,6 +154,33 @@ async def test_secrets_are_for_verified_proxies_only(plane: ControlPlane, namesp
         await until(lambda: [push for push in proxy.pushes if push.type_url == SECRET], "an answer")
         assert proxy.held[SECRET] == {}
         assert [push.removed for push in proxy.pushes if push.type_url == SECRET] == [("kubernetes://cred",)]
+
+
+async def test_a_role_applied_later_opens_the_secrets(
+    plane: ControlPlane, client: Client, namespace: str, credential: bytes, trust: bytes, cluster: Cluster
+) -> None:
+    """A gateway that connected before its Role was applied gets its certificates on the same stream soon after."""
+    node = node_of(namespace, account="default")
+    node["id"] = node["id"].replace("sidecar", "router")
+    bearer = await token(client, namespace)
+    tls = client_tls(cluster.folder, trust=trust)
+    port = {"number": 443, "name": "https", "protocol": "HTTPS"}
+    server = {"port": port, "hosts": ["x.example.com"], "tls": {"mode": "SIMPLE", "credentialName": "cred"}}
+    await client.create(config_type("Gateway"), config("Gateway", namespace, "gateway", {"servers": [server]}))
+    async with connected(plane.secure, node, CLUSTER, tls=tls, bearer=bearer) as proxy:
+        await proxy.ask(SECRET, "kubernetes://cred")
+        await until(lambda: [push for push in proxy.pushes if push.type_url == SECRET], "an answer")
+        assert proxy.held[SECRET] == {}
+        rules = [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]}]
+        metadata = {"name": "reader", "namespace": namespace}
+        group = "rbac.authorization.k8s.io"
+        roles = ResourceType(group, "v1", "Role", "roles")
+        bindings = ResourceType(group, "v1", "RoleBinding", "rolebindings")
+        await client.create(roles, {"metadata": metadata, "rules": rules})
+        subject = {"kind": "ServiceAccount", "name": "default", "namespace": namespace}
+        reference = {"apiGroup": group, "kind": "Role", "name": "reader"}
+        await client.create(bindings, {"metadata": metadata, "roleRef": reference, "subjects": [subject]})
+        await proxy.holds(SECRET, "kubernetes://cred")
 
 
 async def answer_to(port: int, body: bytes) -> Status:

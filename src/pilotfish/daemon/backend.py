@@ -17,7 +17,7 @@ from pilotfish.envoy import Compiler
 from pilotfish.envoy.resource import CLUSTER, ENDPOINT, EXTENSION, LISTENER, NAME_TABLE, ROUTE, SECRET, Resource
 from pilotfish.mesh import inputs, workloads
 from pilotfish.mesh.inputs import Ref
-from pilotfish.mesh.proxies import BadNode, View
+from pilotfish.mesh.proxies import ROUTER, BadNode, View
 from pilotfish.mesh.world import World
 from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.requests import BadNodeError, Node
@@ -37,6 +37,11 @@ SHORT = {
 """Types as metrics and tools name them."""
 
 
+GATEWAY_ASKS_SECONDS = 5.0
+SIDECAR_ASKS_SECONDS = 60.0
+"""How often it is asked again whether a proxy may read Secrets; sidecars are many and seldom need one."""
+
+
 class ProxySource:
     """The configuration of one connected proxy. Its view follows the proxy's pod: labels may change while it runs."""
 
@@ -44,6 +49,7 @@ class ProxySource:
         self._compiler = compiler
         self._node = node.json()
         self._identity: tuple[str, str] | None = None
+        self.closed = False
         self.view: View = compiler.view(self._node, None)
         self._ref = Ref(self.view.namespace, node.pod)
         self._seen = self._determined()
@@ -72,6 +78,7 @@ class ProxySource:
         return True
 
     def close(self) -> None:
+        self.closed = True
         self._compiler.release(self.view)
 
     def every(self, type_url: str) -> Mapping[str, Resource]:
@@ -125,15 +132,21 @@ class MeshBackend:
         except BadNode as error:
             raise BadNodeError(str(error)) from error
         if identity is not None:
-            task = asyncio.ensure_future(self._trust(made, identity))
+            again = GATEWAY_ASKS_SECONDS if node.kind == ROUTER else SIDECAR_ASKS_SECONDS
+            task = asyncio.ensure_future(self._trust(made, identity, again))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._metrics.connected.labels(str(node.metadata.get("ISTIO_VERSION", "unknown"))).inc()
         self._trimmer.later()
         return made
 
-    async def _trust(self, source: ProxySource, identity: tuple[str, str]) -> None:
-        if await self._may_read_secrets(*identity):
+    async def _trust(self, source: ProxySource, identity: tuple[str, str], again: float) -> None:
+        # Asked until it is so: a Role is often applied after the Deployment, and the API server may be away.
+        while not await self._may_read_secrets(*identity):
+            await asyncio.sleep(again)
+            if source.closed:
+                return
+        if not source.closed:
             source.trust(identity)
             self._fleet.changed()
 

@@ -1,7 +1,7 @@
 """Whether a proxy may have the Secrets of its namespace: only when its service account may read them itself.
 
 Otherwise any workload could get at Secrets through its proxy that Kubernetes does not show it. Asked of the API server
-(SubjectAccessReview) and remembered for a minute.
+(SubjectAccessReview); a yes is remembered for a minute, a no for seconds, because a Role may be on its way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pilotfish.kube.client import Client
 from pilotfish.kube.errors import KubeError
 from pilotfish.kube.resources import SUBJECT_ACCESS_REVIEWS
 
-REMEMBERED_SECONDS = 60.0
+YES_SECONDS = 60.0
+NO_SECONDS = 4.0
 
 
 class SecretAccess:
@@ -42,5 +43,5 @@ class SecretAccess:
         except KubeError:
             return False
         allowed = bool((answer.get("status") or {}).get("allowed"))
-        self._known[key] = (time.monotonic() + REMEMBERED_SECONDS, allowed)
+        self._known[key] = (time.monotonic() + (YES_SECONDS if allowed else NO_SECONDS), allowed)
         return allowed

@@ -302,7 +302,8 @@ class Store:
         old; a series without one has no increase at its first sample.
         """
         first, last = _milliseconds(start), _milliseconds(end)
-        width = max(_milliseconds(step if step is not None else end - start), 1)
+        # Rounded up, or a step that is no whole number of milliseconds leaves a rest after the last one.
+        width = max(math.ceil(round(step * 1000, 3)) if step is not None else last - first, 1)
         arguments = {"ids": json.dumps(list(series)), "start": first, "end": last, "step": width}
         rows = await self._run(self._reader, lambda: self._read_from.execute(_INCREASES, arguments).fetchall())
         result: dict[int, dict[int, float]] = {}
