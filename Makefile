@@ -3,7 +3,7 @@
 PYTHON_TOOLS = .venv/bin/python -m
 WORKERS ?= 2
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test interop lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
@@ -17,6 +17,11 @@ demo: setup ## start the local cluster with Bookinfo in it and say how to reach 
 test: lint ## lint, then all tests (WORKERS=2 at a time)
 	@scripts/setup test
 	@$(PYTHON_TOOLS) pytest -q -n $(WORKERS) --dist loadgroup
+
+interop: setup ## build Istio's own programs and Jaeger (needs Go, ten minutes) and test beside them
+	@scripts/setup test
+	@scripts/interop
+	@PILOTFISH_INTEROP=$(CURDIR)/.tools/interop $(PYTHON_TOOLS) pytest -q -n $(WORKERS) --dist loadgroup tests/interop
 
 lint: setup ## format, style and types
 	@$(PYTHON_TOOLS) ruff check
