@@ -172,6 +172,15 @@ def test_add_list_remove(tmp_path: Path) -> None:
     assert "# mine" in file.read_text()
 
 
+def test_add_with_the_root_as_its_place(tmp_path: Path) -> None:
+    """A command that starts in / starts at the container's own root; nothing of the machine is shown for that."""
+    words = ["add", "--data", str(tmp_path), "--workdir", "/", "a", "--", "/bin/sleep", "1"]
+    assert CliRunner().invoke(command.command, words).exit_code == 0
+    image = resolve("a", tmp_path)
+    assert image is not None
+    assert (image.workdir, image.mounts) == ("/", [])
+
+
 def test_add_refusals(tmp_path: Path) -> None:
     """A command that does not exist is refused and the file stays untouched."""
     result = CliRunner().invoke(command.command, ["add", "--data", str(tmp_path), "a", "--", "no-such-command"])

@@ -67,18 +67,18 @@ def parse(text: str, where: str) -> dict[str, Image]:
 def describe(command: list[str], workdir: Path, mounts: list[Path], env: dict[str, str], user: int | None) -> Image:
     """An entry for a command line of this machine, with what it needs to be seen in the container.
 
+    A `workdir` of / is the container's own root.
     Raises `ImageError` when the command cannot be found.
     """
     place = workdir.resolve()
-    if place == Path("/"):
-        raise ImageError("/ cannot be shown to a container as a whole; choose another --workdir")
     program = shutil.which(command[0], path=os.environ.get("PATH", os.defpath)) or shutil.which(place / command[0])
     if program is None:
         raise ImageError(f"{command[0]}: no such command on PATH or in {place}")
     absolute = Path(program).absolute()
     if _PYTHON.fullmatch(absolute.name):  # a version manager's stand-in would not work in the container
         absolute = Path(_python(absolute, "print(sys.executable)")[0])
-    needed = [place, *mounts, *_needs(absolute)]
+    # In / the command starts at the container's own root: the machine's is never shown as a whole.
+    needed = [*([place] if place != Path("/") else []), *mounts, *_needs(absolute)]
     shown = outside_system([str(path.absolute()) for path in needed])
     return Image([str(absolute), *command[1:]], [], env, str(place), shown, user)
 
@@ -221,6 +221,11 @@ def _paths(node: yaml.Node, where: str, what: str) -> list[str]:
     return paths
 
 
+def _workdir(node: yaml.Node, where: str, what: str) -> str:
+    path = _text(node, where, what)
+    return path if path == "/" else _absolute(path, node, where, what)
+
+
 def _absolute(path: str, node: yaml.Node, where: str, what: str) -> str:
     if not path.startswith("/") or os.path.normpath(path) == "/":
         raise _refusal(where, node, f"{what} must be an absolute path below /, not {path!r}")
@@ -242,7 +247,7 @@ _READERS = {
     "command": _list,
     "args": _list,
     "env": _env,
-    "workdir": lambda node, where, what: _absolute(_text(node, where, what), node, where, what),
+    "workdir": _workdir,
     "mounts": _paths,
     "user": _user,
     "path": _paths,
