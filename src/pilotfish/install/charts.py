@@ -9,8 +9,7 @@ from typing import Any
 
 from pilotfish.api.files import load_all, load_one
 from pilotfish.errors import UserError
-from pilotfish.install.functions import merge_overwrite
-from pilotfish.install.template import Templates
+from pilotfish.gotemplate import NOTHING, Templates, from_data, merge_overwrite
 
 Object = dict[str, Any]
 NAMES = ("base", "istiod", "gateway", "console")
@@ -31,18 +30,33 @@ def render(chart: str, release: str, namespace: str, values: Mapping[str, Any]) 
     merged: Object = {}
     merge_overwrite(merged, found.values, values)
     dot = {
-        "Values": merged,
+        "Values": from_data(merged),
         "Release": {"Name": release, "Namespace": namespace, "Service": "Helm"},
         "Chart": found.chart,
-        "Files": found.files,
+        "Files": _Files(found.files),
     }
     objects: list[Object] = []
     for name in found.outputs:
-        for value, _ in load_all(found.templates.render(name, dot), name):
+        for value, _ in load_all(found.templates.render(name, dot).replace(NOTHING, ""), name):
             if not isinstance(value, dict) or "kind" not in value:
                 raise UserError(f"{name}: this is no object: {value!r:.100}")
             objects.append(value)
     return objects
+
+
+class _Files:
+    """The chart's files, as templates ask for them: `.Files.Get "name"`."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self.files = files
+
+    def go_field(self, name: str) -> Any:
+        if name != "Get":
+            raise LookupError(name)
+        return lambda file: self.files.get(file, "")
+
+    def plain(self) -> Any:
+        return dict(self.files)
 
 
 class _Chart:

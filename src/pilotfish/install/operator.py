@@ -9,9 +9,9 @@ from typing import Any
 
 from pilotfish.api.files import load_all
 from pilotfish.errors import UserError
+from pilotfish.gotemplate import merge_overwrite
 from pilotfish.install import paths
 from pilotfish.install.charts import Object, render
-from pilotfish.install.functions import merge_overwrite
 
 _INGRESS = {"name": "istio-ingressgateway", "enabled": True}
 _EGRESS = {"name": "istio-egressgateway", "enabled": True}

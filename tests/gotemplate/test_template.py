@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from pilotfish.install.functions import from_yaml, go_text, merge_overwrite
-from pilotfish.install.template import TemplateError, Templates
+from pilotfish.gotemplate import FUNCTIONS, TemplateError, Templates, go_text, merge_overwrite
 
 DOT: dict[str, Any] = {"Values": {"a": "x", "list": [1, 2], "map": {"k": "v", "b": "w"}, "no": False, "n": None}}
 
@@ -23,7 +22,7 @@ def _render(text: str, dot: Any = DOT) -> str:
     [
         ("a{{ .Values.a }}b", "axb"),
         ("a \n {{- .Values.a -}} \n b", "axb"),
-        ("{{ .Values.missing }}", ""),
+        ("{{ .Values.missing }}", "<no value>"),
         ("{{ if .Values.no }}1{{ else if .Values.a }}2{{ else }}3{{ end }}", "2"),
         ("{{ if .Values.no }}1{{ else }}3{{ end }}", "3"),
         ("{{ with .Values.map }}{{ .k }}{{ end }}{{ with .Values.n }}1{{ else }}{{ .Values.a }}{{ end }}", "vx"),
@@ -37,7 +36,7 @@ def _render(text: str, dot: Any = DOT) -> str:
         ('{{ default "d" .Values.n }}{{ .Values.a | default "d" }}', "dx"),
         ('{{ ternary "a" "b" (eq .Values.a "x") }}{{ and .Values.a .Values.no }}', "afalse"),
         ('{{ or (not .Values.a) (and (eq "x" .Values.a) (ne 1 2)) }}', "true"),
-        ("{{ and .Values.n .Values.n.deeper }}", ""),
+        ("{{ and .Values.n .Values.n.deeper }}", "<no value>"),
         ('{{ dict "a" (list 1 "b") "c" (dict) | toYaml | nindent 2 }}', "\n  a:\n  - 1\n  - b\n  c: {}"),
         ('{{ printf "%s-%d" "a" 5 }}{{ index .Values.list 1 }}', "a-52"),
         ('{{ "a{{b}}" }}', "a{{b}}"),
@@ -61,8 +60,26 @@ def test_rendering(text: str, expected: str) -> None:
         ("{{ .Values | }}", "too early"),
         ("{{ .Values.n.deeper }}", "nothing to take .deeper of"),
         ('{{ include "x" . }}', "no template 'x'"),
+        ('\n\n{{ template "x" . }}', "t:3: there is no template 'x'"),
+        ('{{ define "x" }}{{ template "x" . }}{{ end }}{{ template "x" . }}', "calls itself without end"),
+        ("a\n{{ if .Values }}\nb\n", "t:2: else or end is missing"),
+        ("{{ .Values", "t:1: the action is not closed"),
+        ('{{ "a }}', "the action is not closed"),
+        ("{{ }}", "the action is empty"),
+        ("{{ break }}", "there is no range around it"),
+        ("{{ $x }}", "there is no variable $x"),
+        ("{{ $x = 1 }}", "there is no variable $x"),
+        ("{{ eq .Values.a 1 }}", "a string cannot be compared with a number"),
+        ("{{ index .Values.list 7 }}", "index 7 is out of range"),
+        ('{{ fail "no way" }}', "no way"),
+        ("{{ range .Values.a }}{{ end }}", "range needs a list or a map, not a string"),
+        ("{{ .Values.a.b }}", "a string has no field b"),
+        ('{{ if true }}{{ define "x" }}{{ end }}{{ end }}', "`define` is not supported here"),
+        ("{{ else }}", "`else` is not supported here"),
+        ("{{ range .Values.list }}{{ else if true }}{{ end }}", "cannot read 'else if true'"),
         ("{{ .Values.a ~ }}", "cannot read"),
-        ("{{ 1 | .Values }}", "must lead to a function"),
+        ("{{ 1 | .Values }}", "not a method"),
+        ("{{ 1 | 2 }}", "must lead to a function"),
     ],
 )
 def test_errors_have_a_place(text: str, words: str) -> None:
@@ -75,9 +92,10 @@ def test_errors_have_a_place(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (1000000, "1e+06"),
-        (12345678, "1.2345678e+07"),
-        (999999, "999999"),
+        (1000000.0, "1e+06"),
+        (12345678.0, "1.2345678e+07"),
+        (999999.0, "999999"),
+        (1000000, "1000000"),
         (1.5, "1.5"),
         (1.0, "1"),
         (0.00001, "1e-05"),
@@ -88,7 +106,7 @@ def test_errors_have_a_place(text: str, words: str) -> None:
     ],
 )
 def test_numbers_print_as_in_go(value: Any, text: str) -> None:
-    """Numbers in values are floating point there, and show it when they are large."""
+    """Numbers from YAML are floating point there, and show it when they are large; those of the template are not."""
     assert go_text(value) == text
 
 
@@ -101,7 +119,7 @@ def test_merge_overwrites_with_what_is_empty() -> None:
 
 def test_from_yaml() -> None:
     """Keys are text; what is no mapping says so."""
-    assert from_yaml("") == {}
-    assert from_yaml("8080: a\ny: b") == {"8080": "a", "true": "b"}
-    assert "Error" in from_yaml("- a")
-    assert "Error" in from_yaml("a: [")
+    assert FUNCTIONS["fromYaml"]("") == {}
+    assert FUNCTIONS["fromYaml"]("8080: a\ny: b") == {"8080": "a", "true": "b"}
+    assert "Error" in FUNCTIONS["fromYaml"]("- a")
+    assert "Error" in FUNCTIONS["fromYaml"]("a: [")
