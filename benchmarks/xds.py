@@ -25,11 +25,12 @@ from grpclib.server import Server
 
 from pilotfish.daemon.memory import trim
 from pilotfish.envoy import CLUSTER, ENDPOINT, LISTENER, ROUTE, Compiler, proto
+from pilotfish.grpc import BytesCodec
 from pilotfish.mesh import World
 from pilotfish.mesh.proxies import View
 from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.requests import Node
-from pilotfish.xds.service import SERVICE, BytesCodec, DiscoveryService
+from pilotfish.xds.service import SERVICE, DiscoveryService
 
 VIEWS = 5
 DELTA = "envoy.service.discovery.v3.Delta"

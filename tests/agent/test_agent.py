@@ -28,9 +28,10 @@ from pilotfish.ca.caller import Authenticator, Caller, ReviewedToken, Unauthenti
 from pilotfish.ca.service import CertificateService
 from pilotfish.envoy import proto
 from pilotfish.envoy.resource import CLUSTER, LISTENER, Resource, build
+from pilotfish.grpc import BytesCodec
 from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.requests import Node
-from pilotfish.xds.service import BytesCodec, DiscoveryService
+from pilotfish.xds.service import DiscoveryService
 from pilotfish.xds.session import Request, Response, Watch
 
 ME = "spiffe://cluster.local/ns/book/sa/reviews"

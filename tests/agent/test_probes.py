@@ -12,7 +12,7 @@ from grpclib.server import Server, Stream
 
 from pilotfish.agent.http import Request
 from pilotfish.agent.probes import AppProbes
-from pilotfish.xds.service import BytesCodec
+from pilotfish.grpc import BytesCodec
 
 
 @pytest.fixture

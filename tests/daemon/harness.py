@@ -28,11 +28,12 @@ from pilotfish import api
 from pilotfish.ca.authority import Authority, key_pem, new_key, utc_now
 from pilotfish.envoy import proto
 from pilotfish.envoy.resource import CLUSTER, LISTENER
+from pilotfish.grpc import BytesCodec
 from pilotfish.kube.client import Client
 from pilotfish.kube.errors import ApiStatusError, is_already_exists
 from pilotfish.kube.resources import NAMESPACES, SERVICE_ACCOUNTS, Object, ResourceType
 from pilotfish.tls import load_key_pair
-from pilotfish.xds.service import SERVICE, BytesCodec
+from pilotfish.xds.service import SERVICE
 
 DELTA = "envoy.service.discovery.v3.Delta"
 SECONDS = 90.0

@@ -20,9 +20,9 @@ from grpclib.exceptions import StreamTerminatedError
 from pilotfish.ca.authority import Authority, new_key, utc_now
 from pilotfish.ca.messages import PATH, CertificateRequest, CertificateResponse
 from pilotfish.envoy.resource import CLUSTER, ENDPOINT, SECRET
+from pilotfish.grpc import BytesCodec
 from pilotfish.kube.client import Client
 from pilotfish.kube.resources import PODS, SECRETS, SERVICE_ACCOUNTS, Object, ResourceType
-from pilotfish.xds.service import BytesCodec
 
 from .conftest import SYSTEM, Cluster
 from .harness import ControlPlane, client_tls, config, config_type, connected, node_of, token, until

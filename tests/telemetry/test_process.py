@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "pilotfish.console", "--address", "127.0.0.1", "--port", "0", "--receive-port", "0"]
+COMMAND = [sys.executable, "-m", "pilotfish.console", "--address", "127.0.0.1"]
+COMMAND += [word for flag in ("--port", "--receive-port", "--otlp-port") for word in (flag, "0")]
 
 
 class Process:
@@ -31,8 +32,9 @@ class Process:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log += line
-            if match := re.search(r"ports (\d+) \(API\) and (\d+)", line):
-                self.api, self.receive = (f"http://127.0.0.1:{port}" for port in match.groups())
+            if match := re.search(r"ports (\d+) \(API\), (\d+) .* and (\d+) \(spans by gRPC\)", line):
+                self.api, self.receive = (f"http://127.0.0.1:{port}" for port in match.groups()[:2])
+                self.otlp = int(match[3])
                 return
         raise AssertionError(f"it did not start: {self.log}")
 

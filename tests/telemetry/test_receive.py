@@ -24,9 +24,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from pilotfish.telemetry import receive
 from pilotfish.telemetry.embedded import StoredTraces
 from pilotfish.telemetry.jaeger import JaegerTraces
+from pilotfish.telemetry.otlp import from_json
 from pilotfish.telemetry.query import SourceError, TraceSource
 from pilotfish.telemetry.receive import Receiver, zipkin_spans
-from pilotfish.telemetry.spans import from_otlp
 from pilotfish.telemetry.store import Store
 from pilotfish.telemetry.tempo import TempoTraces, traceql
 from pilotfish.telemetry.zipkin import ZipkinTraces
@@ -200,7 +200,7 @@ async def test_garbage(running: Running, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_any_json_is_no_crash(document: Any) -> None:
     """Whatever is posted is spans, or counted, or refused."""
     with contextlib.suppress(ValueError):
-        spans, bad = from_otlp(document if isinstance(document, dict) else {"resourceSpans": document})
+        spans, bad = from_json(document if isinstance(document, dict) else {"resourceSpans": document})
         assert all(span.trace_id and span.id for span in spans), bad
     with contextlib.suppress(web.HTTPBadRequest):
         spans, bad = zipkin_spans(msgspec.json.encode(document))

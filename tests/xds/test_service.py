@@ -22,9 +22,10 @@ from pilotfish.ca.authority import Authority, key_pem, new_key, utc_now
 from pilotfish.ca.caller import Authenticator, Caller, ReviewedToken, UnauthenticatedError
 from pilotfish.envoy import proto
 from pilotfish.envoy.resource import CLUSTER, LISTENER, ROUTE, Resource, build
+from pilotfish.grpc import BytesCodec
 from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.requests import Node
-from pilotfish.xds.service import SERVICE, BytesCodec, DiscoveryService
+from pilotfish.xds.service import SERVICE, DiscoveryService
 from pilotfish.xds.session import Request, Response, Watch
 
 DAY = timedelta(days=1)

@@ -19,12 +19,12 @@ from typing import Any
 
 from grpclib import GRPCError
 from grpclib.client import Channel, UnaryUnaryMethod
-from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import StreamTerminatedError
 
 from pilotfish.agent import protowire
 from pilotfish.agent.keys import expiry_of, new_key_pair
 from pilotfish.agent.options import AgentError, Options
+from pilotfish.grpc import BytesCodec
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +33,6 @@ RENEW_AT = 0.5
 """Part of the life after which a certificate is renewed (SECRET_GRACE_PERIOD_RATIO), give or take 1 %."""
 RETRY = (0.05, 10.0)
 """First and longest pause between tries, seconds."""
-
-
-class BytesCodec(CodecBase):
-    """Messages are bytes already."""
-
-    __content_subtype__ = "proto"
-
-    def encode(self, message: Any, message_type: Any) -> bytes:
-        return bytes(message)
-
-    def decode(self, data: bytes, message_type: Any) -> Any:
-        return data
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from grpclib import GRPCError
 from grpclib.client import Channel, StreamStreamMethod
 from grpclib.exceptions import StreamTerminatedError
 
-from pilotfish.agent.certificates import BytesCodec, Certificates, split_address
+from pilotfish.agent.certificates import Certificates, split_address
 from pilotfish.agent.options import Options
 from pilotfish.agent.protowire import chunk, fields, texts
+from pilotfish.grpc import BytesCodec
 from pilotfish.tls import load_key_pair
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from grpclib.exceptions import StreamTerminatedError
 from grpclib.protocol import H2Protocol
 
 from pilotfish.agent import protowire
-from pilotfish.agent.certificates import BytesCodec
 from pilotfish.agent.http import Request, Response, TooLargeError, fetch
+from pilotfish.grpc import BytesCodec
 
 SOURCE = "127.0.0.6"
 """Where the agent's own connections to the application come from: capture rules let these through."""

@@ -17,7 +17,7 @@ from grpclib import GRPCError, Status
 from grpclib.const import Cardinality, Handler
 from grpclib.server import Server, Stream
 
-from pilotfish.agent.certificates import BytesCodec, Certificates
+from pilotfish.agent.certificates import Certificates
 from pilotfish.agent.protowire import (
     SECRET_TYPE,
     DiscoveryRequest,
@@ -25,6 +25,7 @@ from pilotfish.agent.protowire import (
     key_pair_secret,
     roots_secret,
 )
+from pilotfish.grpc import BytesCodec
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from pilotfish.ca.authority import (
     utc_now,
 )
 from pilotfish.ca.caller import Authenticator, Caller, UnauthenticatedError
-from pilotfish.ca.limits import receive
 from pilotfish.ca.messages import PATH, CertificateRequest, CertificateResponse
+from pilotfish.grpc import receive
 
 log = logging.getLogger(__name__)
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from grpclib.server import Server
 
 from pilotfish.console.api import Api
 from pilotfish.console.main import TRACE_SYSTEMS, Options
 from pilotfish.errors import UserError
+from pilotfish.grpc import BytesCodec
 from pilotfish.kube.client import Client
 from pilotfish.kube.errors import KubeError
 from pilotfish.kube.informer import Informer
 from pilotfish.kube.resources import ENDPOINT_SLICES, PODS
 from pilotfish.telemetry.embedded import StoredMetrics, StoredTraces
 from pilotfish.telemetry.jaeger import JaegerTraces
+from pilotfish.telemetry.otlp import TraceService
 from pilotfish.telemetry.prometheus import PrometheusMetrics
 from pilotfish.telemetry.query import MetricsSource, TraceSource
 from pilotfish.telemetry.receive import Receiver, runner
@@ -38,6 +42,7 @@ class Running:
 
     port: int = 0
     receive_port: int = 0
+    otlp_port: int = 0
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -70,7 +75,9 @@ async def collector(options: Options) -> AsyncIterator[Running]:
         )
         running.port = await _serve(api.routes(), options.address, options.port, stack)
         running.receive_port = await _serve(receiver.routes(), options.address, options.receive_port, stack)
-        _log.info("listening on ports %d (API) and %d (spans)", running.port, running.receive_port)
+        running.otlp_port = await _serve_grpc(receiver.trace_service(), options.address, options.otlp_port, stack)
+        ports = (running.port, running.receive_port, running.otlp_port)
+        _log.info("listening on ports %d (API), %d (spans by HTTP) and %d (spans by gRPC)", *ports)
         yield running
 
 
@@ -120,6 +127,14 @@ async def _serve(routes: list[web.RouteDef], address: str, port: int, stack: Asy
     stack.push_async_callback(server.cleanup)
     await web.TCPSite(server, address, port).start()
     return int(server.addresses[0][1])
+
+
+async def _serve_grpc(service: TraceService, address: str, port: int, stack: AsyncExitStack) -> int:
+    server = Server([service], codec=BytesCodec())
+    listener = socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+    stack.callback(server.close)
+    await server.start(sock=listener)
+    return int(listener.getsockname()[1])
 
 
 async def _stop(running: Running) -> None:

@@ -28,6 +28,7 @@ class Options:
     address: str = "0.0.0.0"  # noqa: S104 - of its own pod
     port: int = 20001
     receive_port: int = 9411
+    otlp_port: int = 4317
     interval: float = 5.0
     window: float = 3600.0
     size_limit: int = 256 * 2**20
@@ -75,6 +76,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     add("--address", default=Options.address, help="address to listen on")
     add("--port", type=_port, default=Options.port, help="port of the API; 0 for any")
     add("--receive-port", type=_port, default=Options.receive_port, help="port for spans (Zipkin, OTLP/HTTP)")
+    add("--otlp-port", type=_port, default=Options.otlp_port, help="port for spans (OTLP/gRPC)")
     add("--scrape-interval", type=_seconds, default=Options.interval, metavar="SECONDS")
     add(
         "--window", type=_seconds, default=Options.window, metavar="SECONDS", help="how long samples and spans are kept"
@@ -93,6 +95,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
         address=given.address,
         port=given.port,
         receive_port=given.receive_port,
+        otlp_port=given.otlp_port,
         interval=given.scrape_interval,
         window=given.window,
         size_limit=given.size_limit,

@@ -36,6 +36,7 @@ from pilotfish.daemon.status import StatusWriter
 from pilotfish.daemon.webhook_config import WebhookPatcher
 from pilotfish.daemon.webhooks import ContextOf, webhooks
 from pilotfish.envoy import Compiler, proto
+from pilotfish.grpc import BytesCodec
 from pilotfish.inject import InjectorSettings
 from pilotfish.inject.context import Context
 from pilotfish.kube import config as kubeconfig
@@ -50,7 +51,7 @@ from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.metrics import describe
 from pilotfish.mesh.world import World
 from pilotfish.xds.fleet import Fleet
-from pilotfish.xds.service import BytesCodec, DiscoveryService
+from pilotfish.xds.service import DiscoveryService
 
 log = logging.getLogger(__name__)
 

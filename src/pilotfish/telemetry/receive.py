@@ -7,7 +7,6 @@ they are told at once that nothing is taken (503), and nobody waits.
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import time
 import zlib
@@ -18,7 +17,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from pilotfish.telemetry.spans import Span, Trace, checked, from_otlp
+from pilotfish.telemetry.otlp import REJECTED, TraceService, from_json, from_protobuf, response
+from pilotfish.telemetry.spans import Span, Trace, checked
 from pilotfish.telemetry.store import Store, StoreError
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Counts:
 
 
 class Receiver:
-    """Put `routes()` into an application and `run` it."""
+    """Put `routes()` and `trace_service()` into servers and `run` it."""
 
     def __init__(self, store: Store) -> None:
         self.counts = Counts()
@@ -74,23 +74,36 @@ class Receiver:
             web.get("/health", self._health),
         ]
 
+    def trace_service(self) -> TraceService:
+        """OpenTelemetry's gRPC service, for a server whose messages are bytes."""
+        return TraceService(self._take, self._refuse, MAX_BODY)
+
     # ------------------------------------------------------------------ receiving
 
-    def _take(self, spans: list[Span], bad: int) -> None:
+    def _take(self, spans: list[Span], bad: int) -> bool:
+        """False, and nothing is taken, when too many wait."""
         self.counts.refused += bad
         if len(self._waiting) + len(spans) > MAX_QUEUE:
             self.counts.dropped += len(spans)
-            raise web.HTTPServiceUnavailable(text="too many spans are waiting to be written; these are dropped\n")
+            return False
         self.counts.spans += len(spans)
         if spans:
             self._waiting += spans
             self._some.set()
+        return True
+
+    def _refuse(self) -> None:
+        self.counts.refused += 1
+
+    def _take_or_tell(self, spans: list[Span], bad: int) -> None:
+        if not self._take(spans, bad):
+            raise web.HTTPServiceUnavailable(text="too many spans are waiting to be written; these are dropped\n")
 
     async def _zipkin(self, request: web.Request) -> web.Response:
         if request.content_type == "application/x-protobuf":
             raise web.HTTPUnsupportedMediaType(text="spans are taken as JSON: set the encoding to HTTP_JSON\n")
         spans, bad = zipkin_spans(await _body(request))
-        self._take(spans, bad)
+        self._take_or_tell(spans, bad)
         if bad and not spans:
             raise web.HTTPBadRequest(text="no span of these has a traceId and an id and is well-formed\n")
         return web.Response(status=202)
@@ -99,17 +112,20 @@ class Receiver:
         body = await _body(request)
         binary = request.content_type == "application/x-protobuf"
         try:
-            document = _of_protobuf(body) if binary else msgspec.json.decode(body or b"{}")
-            if not isinstance(document, dict):
-                raise ValueError("it is no object")
-            spans, bad = from_otlp(document)
+            if binary:
+                spans, bad = from_protobuf(body)
+            else:
+                document = msgspec.json.decode(body or b"{}")
+                if not isinstance(document, dict):
+                    raise ValueError("it is no object")
+                spans, bad = from_json(document)
         except (ValueError, msgspec.DecodeError) as error:
-            self.counts.refused += 1
+            self._refuse()
             raise web.HTTPBadRequest(text=f"no ExportTraceServiceRequest: {error}\n") from error
-        self._take(spans, bad)
+        self._take_or_tell(spans, bad)
         if binary:
-            return web.Response(body=b"", content_type="application/x-protobuf")
-        answer = {"partialSuccess": {"rejectedSpans": str(bad), "errorMessage": "malformed spans"}} if bad else {}
+            return web.Response(body=response(bad), content_type="application/x-protobuf")
+        answer = {"partialSuccess": {"rejectedSpans": str(bad), "errorMessage": REJECTED}} if bad else {}
         return web.json_response(answer)
 
     # ------------------------------------------------------------------ asking, as Zipkin's API has it
@@ -170,27 +186,6 @@ def tag_query(text: str) -> dict[str, str]:
     """Zipkin's annotationQuery: `key=value` or `key`, joined by ` and `. An empty value means any."""
     parts = (part.partition("=") for part in text.split(" and ") if part.strip())
     return {key.strip(): value.strip() for key, _, value in parts}
-
-
-def _of_protobuf(body: bytes) -> dict[str, Any]:
-    """The request as OTLP's JSON has it. Raises ValueError."""
-    # Loaded for the first who sends it: 5 MB that Zipkin's senders do not need.
-    from google.protobuf.json_format import MessageToDict  # noqa: PLC0415
-    from google.protobuf.message import DecodeError  # noqa: PLC0415
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: PLC0415
-
-    try:
-        document: dict[str, Any] = MessageToDict(ExportTraceServiceRequest.FromString(body))
-    except DecodeError as error:
-        raise ValueError(str(error)) from error
-    # Ids are bytes: base64 by the rules of protobuf, hexadecimal by those of OTLP.
-    for resource in document.get("resourceSpans") or ():
-        for scope in resource.get("scopeSpans") or ():
-            for span in scope.get("spans") or ():
-                for name in ("traceId", "spanId", "parentSpanId"):
-                    if name in span:
-                        span[name] = base64.b64decode(span[name]).hex()
-    return document
 
 
 def runner(routes: list[web.RouteDef]) -> web.AppRunner:

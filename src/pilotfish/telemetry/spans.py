@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
@@ -89,78 +87,3 @@ def checked(span: Span) -> Span:
         if value is not None and not 0 <= value < 2**62:
             raise ValueError(f"span {span.id}: {value} is no time in microseconds")
     return span
-
-
-# ------------------------------------------------------------------------------ OpenTelemetry
-
-_KINDS = {2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
-_KIND_NAMES = {f"SPAN_KIND_{name}": name for name in _KINDS.values()}
-
-
-def from_otlp(request: Mapping[str, Any]) -> tuple[list[Span], int]:
-    """The spans of an ExportTraceServiceRequest as JSON (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding)
-    and how many could not be understood. Raises ValueError when the whole is no such request."""
-    found: list[Span] = []
-    bad = 0
-    for resource_spans in _lists(request, "resourceSpans"):
-        resource = resource_spans.get("resource")
-        attributes = _attributes(resource.get("attributes")) if isinstance(resource, Mapping) else {}
-        scopes = [*_lists(resource_spans, "scopeSpans"), *_lists(resource_spans, "instrumentationLibrarySpans")]
-        for scope in scopes:
-            for one in _lists(scope, "spans"):
-                try:
-                    found.append(_otlp_span(one, attributes.get("service.name", "")))
-                except (ValueError, TypeError, AttributeError, KeyError):
-                    bad += 1
-    return found, bad
-
-
-def _otlp_span(one: Mapping[str, Any], service: str) -> Span:
-    start, end = int(one["startTimeUnixNano"]), int(one.get("endTimeUnixNano") or 0)
-    tags = _attributes(one.get("attributes"))
-    status = one.get("status") or {}
-    if status.get("code") in (2, "STATUS_CODE_ERROR"):
-        tags.setdefault("error", str(status.get("message") or "true"))
-    kind = one.get("kind")
-    return checked(
-        Span(
-            trace_id=one["traceId"],
-            id=one["spanId"],
-            parent_id=one.get("parentSpanId") or None,
-            name=str(one.get("name") or ""),
-            kind=_KIND_NAMES.get(kind) if isinstance(kind, str) else _KINDS.get(int(kind or 0)),
-            timestamp=start // 1000,
-            duration=max((end - start) // 1000, 0),
-            local_endpoint=Endpoint(service_name=service) if service else None,
-            annotations=[
-                Annotation(int(event.get("timeUnixNano") or 0) // 1000, str(event.get("name") or ""))
-                for event in _lists(one, "events")
-            ],
-            tags=tags,
-        )
-    )
-
-
-def _lists(parent: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
-    value = parent.get(field) or []
-    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
-        raise ValueError(f"{field} is no list of objects")
-    return value
-
-
-def _attributes(values: Any) -> dict[str, str]:
-    return {
-        str(one.get("key")): _text(one.get("value"))
-        for one in values or ()
-        if isinstance(one, Mapping) and "key" in one
-    }
-
-
-def _text(value: Any) -> str:
-    """An AnyValue as Zipkin's tags have it: text."""
-    if not isinstance(value, Mapping) or not value:
-        return ""
-    kind, inner = next(iter(value.items()))
-    if kind == "boolValue":
-        return str(inner).lower()
-    return inner if isinstance(inner, str) else msgspec.json.encode(inner).decode()

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pilotfish.telemetry.http import HttpApi
+from pilotfish.telemetry.otlp import from_json
 from pilotfish.telemetry.query import SourceError
-from pilotfish.telemetry.spans import Trace, from_otlp, trace_key
+from pilotfish.telemetry.spans import Trace, trace_key
 
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-/]*")
 _HEX = frozenset(string.hexdigits)
@@ -76,7 +77,7 @@ class TempoTraces(HttpApi):
                         for name, size in (("traceId", 32), ("spanId", 16), ("parentSpanId", 16)):
                             if span.get(name):
                                 span[name] = _hexadecimal(span[name], size)
-            spans, _ = from_otlp({"resourceSpans": resources})
+            spans, _ = from_json({"resourceSpans": resources})
         except (AttributeError, TypeError, ValueError) as error:
             raise self.malformed(error) from error
         return sorted(spans, key=lambda span: span.start)

@@ -13,12 +13,11 @@ from typing import Any, Protocol
 from google.protobuf.message import DecodeError
 from grpclib import GRPCError, Status
 from grpclib.const import Cardinality, Handler
-from grpclib.encoding.base import CodecBase
 from grpclib.server import Stream
 
 from pilotfish.ca.caller import Authenticator, Caller, UnauthenticatedError
-from pilotfish.ca.limits import receive
 from pilotfish.envoy.resource import finish
+from pilotfish.grpc import receive
 from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.requests import BadNodeError, Node, parse
 from pilotfish.xds.session import Request, Response, Session, Source, Watch
@@ -33,18 +32,6 @@ HEALTH_TYPE = "type.googleapis.com/istio.v1.HealthInformation"
 MOST_NAMES = 200_000
 """Names one stream may subscribe to, of all types."""
 MOST_TYPES = 64
-
-
-class BytesCodec(CodecBase):
-    """Messages are bytes already."""
-
-    __content_subtype__ = "proto"
-
-    def encode(self, message: Any, message_type: Any) -> bytes:
-        return bytes(message)
-
-    def decode(self, data: bytes, message_type: Any) -> Any:
-        return data
 
 
 class Backend(Protocol):
