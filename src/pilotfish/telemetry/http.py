@@ -68,18 +68,22 @@ class HttpApi:
                 status = response.status
         except TimeoutError as error:
             raise SourceError(f"{where} does not answer within {self._seconds:g} s") from error
+        except aiohttp.ClientResponseError as error:
+            raise SourceError(f"{where} does not speak HTTP: is this the port of its query API?") from error
         except (aiohttp.ClientError, OSError) as error:
             raise SourceError(f"{where} cannot be reached: {why(error)}") from error
         if len(body) > _LIMIT:
             raise SourceError(f"{where} answers with more than {_LIMIT // 2**20} MB: ask for less")
+        text = body[:200].decode(errors="replace").strip()
         try:
             answer = _decode(body)
         except msgspec.DecodeError as error:
-            text = body[:200].decode(errors="replace").strip()
+            if status >= 300:
+                raise SourceError(f"{where} refuses ({status}): {text}") from error
             raise SourceError(f"{where} answers {status}, which is no JSON: {text!r}") from error
         if status >= 300:
             message = answer.get("error") if isinstance(answer, dict) else None
-            raise SourceError(f"{where} refuses ({status}): {message or body[:200].decode(errors='replace')}")
+            raise SourceError(f"{where} refuses ({status}): {message or text}")
         return answer
 
     def malformed(self, what: object) -> SourceError:

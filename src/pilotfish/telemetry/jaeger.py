@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,9 @@ import msgspec
 
 from pilotfish.telemetry.http import HttpApi
 from pilotfish.telemetry.query import SourceError
-from pilotfish.telemetry.spans import Endpoint, Span, Trace, checked, trace_key
+from pilotfish.telemetry.spans import Annotation, Endpoint, Span, Trace, checked, trace_key
+
+_PARALLEL = 8
 
 
 class JaegerTraces(HttpApi):
@@ -41,12 +44,15 @@ class JaegerTraces(HttpApi):
             params["minDuration"] = f"{round(min_duration * 1e6)}us"
         if max_duration is not None:
             params["maxDuration"] = f"{round(max_duration * 1e6)}us"
-        found: dict[str, Trace] = {}
-        for one in [service] if service else await self.services():
-            for data in self._data(await self.get("/api/traces", {**params, "service": one})):
-                trace = self._read(data)
-                if trace:
-                    found[trace[0].trace_id] = trace
+        gate = asyncio.Semaphore(_PARALLEL)
+
+        async def of(service: str) -> list[Trace]:
+            async with gate:
+                answer = await self.get("/api/traces", {**params, "service": service})
+            return [self._read(data) for data in self._data(answer)]
+
+        each = await asyncio.gather(*map(of, [service] if service else await self.services()))
+        found = {trace[0].trace_id: trace for traces in each for trace in traces if trace}
         return sorted(found.values(), key=lambda trace: -trace[0].start)[:limit]
 
     async def trace(self, trace_id: str) -> Trace:
@@ -70,8 +76,10 @@ class JaegerTraces(HttpApi):
 
 
 def _span(one: Mapping[str, Any], service: str) -> Span:
-    tags = {tag["key"]: _text(tag["value"]) for tag in one.get("tags") or ()}
+    tags = _tags(one.get("tags"))
     kind = tags.pop("span.kind", "").upper()
+    if tags.get("error") == "true":
+        tags["error"] = tags.get("otel.status_description") or "true"
     parents = (ref["spanID"] for ref in one.get("references") or () if ref.get("refType") == "CHILD_OF")
     return checked(
         Span(
@@ -82,10 +90,30 @@ def _span(one: Mapping[str, Any], service: str) -> Span:
             kind=kind if kind in ("CLIENT", "SERVER", "PRODUCER", "CONSUMER") else None,
             timestamp=int(one["startTime"]),
             duration=int(one["duration"]),
-            local_endpoint=Endpoint(service_name=service),
+            local_endpoint=_endpoint(service, tags, "net.host"),
+            remote_endpoint=_endpoint(tags.get("peer.service"), tags, "net.peer"),
+            annotations=[
+                Annotation(int(log["timestamp"]), _tags(log.get("fields")).get("event", ""))
+                for log in one.get("logs") or ()
+            ],
             tags=tags,
         )
     )
+
+
+def _endpoint(service: str | None, tags: Mapping[str, str], prefix: str) -> Endpoint | None:
+    """A side of a span. Jaeger writes the addresses of Zipkin's endpoints into tags."""
+    ip, port = tags.get(f"{prefix}.ip"), tags.get(f"{prefix}.port", "")
+    found = Endpoint(service_name=service, port=int(port) if port.isdecimal() else None)
+    if ip is not None and ":" in ip:
+        found.ipv6 = ip
+    else:
+        found.ipv4 = ip
+    return found if found != Endpoint() else None
+
+
+def _tags(found: Any) -> dict[str, str]:
+    return {tag["key"]: _text(tag["value"]) for tag in found or ()}
 
 
 def _text(value: Any) -> str:

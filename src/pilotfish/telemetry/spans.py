@@ -65,15 +65,15 @@ Trace = list[Span]
 
 def trace_key(trace_id: str) -> str:
     """A trace id as it is compared: 32 lower-case hexadecimal digits, shorter ones filled up. ValueError otherwise."""
-    if not 1 <= len(trace_id) <= 32 or not _HEX.issuperset(trace_id):
-        raise ValueError(f"{trace_id[:40]!r} is no trace id: 1 to 32 hexadecimal digits are")
+    if not 1 <= len(trace_id) <= 32 or not _HEX.issuperset(trace_id) or not trace_id.strip("0"):
+        raise ValueError(f"{trace_id[:40]!r} is no trace id: 1 to 32 hexadecimal digits are, not all of them 0")
     return trace_id.lower().zfill(32)
 
 
 def span_key(span_id: str) -> str:
     """A span id as it is compared: 16 lower-case hexadecimal digits. ValueError otherwise."""
-    if not 1 <= len(span_id) <= 16 or not _HEX.issuperset(span_id):
-        raise ValueError(f"{span_id[:40]!r} is no span id: 1 to 16 hexadecimal digits are")
+    if not 1 <= len(span_id) <= 16 or not _HEX.issuperset(span_id) or not span_id.strip("0"):
+        raise ValueError(f"{span_id[:40]!r} is no span id: 1 to 16 hexadecimal digits are, not all of them 0")
     return span_id.lower().zfill(16)
 
 
@@ -83,6 +83,9 @@ def checked(span: Span) -> Span:
     span.id = span_key(span.id)
     if span.parent_id is not None:
         span.parent_id = span_key(span.parent_id) if span.parent_id.strip("0") else None
+    for side in (span.local_endpoint, span.remote_endpoint):
+        if side is not None and not side.port:
+            side.port = None  # Envoy's way to say that it has none
     for value in (span.timestamp, span.duration):
         if value is not None and not 0 <= value < 2**62:
             raise ValueError(f"span {span.id}: {value} is no time in microseconds")

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from pilotfish.telemetry.http import HttpApi
+from pilotfish.telemetry.query import SourceError
 from pilotfish.telemetry.spans import Span, Trace, checked, trace_key
 
 
@@ -42,6 +43,9 @@ class ZipkinTraces(HttpApi):
         if service:
             params["serviceName"] = service
         if tags:
+            # What joins them cannot be quoted.
+            if told := next((k for k, v in tags.items() if "=" in k or " and " in f" {k} {v} "), ""):
+                raise SourceError(f"Zipkin cannot search for tag {told!r}: a name with '=', or text with ' and '")
             params["annotationQuery"] = " and ".join(f"{k}={v}" if v else k for k, v in tags.items())
         if min_duration or max_duration is not None:  # Zipkin wants a least one with a longest one
             params["minDuration"] = str(max(round(min_duration * 1e6), 1))
@@ -50,11 +54,10 @@ class ZipkinTraces(HttpApi):
         found = await self.get("/api/v2/traces", params)
         if not isinstance(found, list):
             raise self.malformed("traces are no list")
-        return [self._read(one) for one in found]
+        return sorted(filter(None, map(self._read, found)), key=lambda trace: -trace[0].start)
 
     async def trace(self, trace_id: str) -> Trace:
-        trace_key(trace_id)
-        return self._read(await self.get(f"/api/v2/trace/{trace_id}", missing=[]))
+        return self._read(await self.get(f"/api/v2/trace/{trace_key(trace_id)}", missing=[]))
 
     def _read(self, found: Any) -> Trace:
         try:
