@@ -18,7 +18,7 @@ test: lint ## lint, then all tests (WORKERS=2 at a time)
 	@scripts/setup test
 	@$(PYTHON_TOOLS) pytest -q -n $(WORKERS) --dist loadgroup
 
-interop: setup ## build Istio's own programs and Jaeger (needs Go, ten minutes) and test beside them
+interop: setup ## test beside Istio's own programs, Jaeger and Zipkin (needs Go, Java, Maven, ten minutes)
 	@scripts/setup test
 	@scripts/interop
 	@PILOTFISH_INTEROP=$(CURDIR)/.tools/interop $(PYTHON_TOOLS) pytest -q -n $(WORKERS) --dist loadgroup tests/interop

@@ -1,4 +1,4 @@
-"""Our programs beside the ones they replace: Istio's control plane, agent and istioctl, and Jaeger.
+"""Our programs beside the ones they replace: Istio's control plane, agent and istioctl, Jaeger, Zipkin.
 
 `make interop` builds those and runs these tests; `make test` leaves them out, because the building takes long.
 """
@@ -19,7 +19,7 @@ if not BUILT:
 
 @pytest.fixture(scope="session")
 def programs() -> Path:
-    """The folder of built programs: `pilot-discovery`, `pilot-agent`, `istioctl`, `all-in-one` (Jaeger)."""
+    """The folder of built programs: `pilot-discovery`, `pilot-agent`, `istioctl`, `all-in-one` (Jaeger), Zipkin's jar."""
     return Path(BUILT) / "bin"
 
 
