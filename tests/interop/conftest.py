@@ -19,7 +19,7 @@ if not BUILT:
 
 @pytest.fixture(scope="session")
 def programs() -> Path:
-    """The folder of built programs: `pilot-discovery`, `pilot-agent`, `istioctl`, `all-in-one` (Jaeger), Zipkin's jar."""
+    """The programs: `pilot-discovery`, `pilot-agent`, `istioctl`, `all-in-one` (Jaeger), and Zipkin's jar."""
     return Path(BUILT) / "bin"
 
 
