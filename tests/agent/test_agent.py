@@ -95,8 +95,8 @@ class ControlPlane:
     def one(self, type_url: str, name: str) -> Resource | None:
         return self.every(type_url).get(name)
 
-    async def debug(self, caller: Caller, request: Request) -> tuple[str, list[tuple[str, bytes]]]:
-        return request.type_url, [(request.type_url, b"{}")]
+    async def debug(self, caller: Caller, request: Request) -> tuple[str, list[tuple[str, str, bytes]]]:
+        return request.type_url, [("", request.type_url, b"{}")]
 
     def sent(self, connection: Connection, response: Response, seconds: float) -> None: ...
     def refused(self, connection: Connection, watch: Watch) -> None: ...

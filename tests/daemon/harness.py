@@ -129,7 +129,7 @@ class ControlPlane:
     def __init__(self, kubeconfig: Path, folder: Path, namespace: str, name: str = "istiod-1", **env: str) -> None:
         self.kubeconfig, self.namespace, self.name = kubeconfig, namespace, name
         self.log = folder / f"{name}-{secrets.token_hex(3)}.log"
-        self.http, self.https, self.grpc, self.secure, self.monitoring = free_ports(5)
+        self.http, self.https, self.grpc, self.secure, self.monitoring, self.controlz = free_ports(6)
         self._env = {
             "ROOT_CA_DIR": str(folder / "no-cacerts"),
             **env,
@@ -147,6 +147,7 @@ class ControlPlane:
             "monitoringAddr": self.monitoring,
         }
         flags = [f"--{flag}=127.0.0.1:{port}" for flag, port in addresses.items()]
+        flags.append(f"--ctrlz_port={self.controlz}")
         command = [sys.executable, "-m", "pilotfish.daemon", "discovery", f"--kubeconfig={self.kubeconfig}", *flags]
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **self._env})

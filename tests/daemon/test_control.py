@@ -231,6 +231,7 @@ async def test_debug_over_xds(plane: ControlPlane, cluster: Cluster, client: Cli
                 "node": {"id": "debug~0.0.0.0~istioctl~cluster.local"},
                 "type_url": type_url,
                 "resource_names": names,
+                "response_nonce": "istioctl sends the time here",
             }
             await one.stream.send_message(proto.encode("envoy.service.discovery.v3.DiscoveryRequest", request))
             body = await one.stream.recv_message()
@@ -243,6 +244,9 @@ async def test_debug_over_xds(plane: ControlPlane, cluster: Cluster, client: Cli
         assert {one.type_url for one in states.resources} == {proto.TYPE_URL + "envoy.service.status.v3.ClientConfig"}
         mine = next(one.value for one in states.resources if f"seen.{namespace}".encode() in one.value)
         assert CLUSTER.encode() in mine
+        own = await ask("istio.io/debug/syncz", "", user)
+        assert own.resources
+        assert all(namespace.encode() in one.value for one in own.resources)
         dump = await ask("istio.io/debug/config_dump", f"seen.{namespace}", user)
         assert [one.type_url.rpartition(".")[2] for one in dump.resources][:2] == [
             "BootstrapConfigDump",
@@ -250,9 +254,19 @@ async def test_debug_over_xds(plane: ControlPlane, cluster: Cluster, client: Cli
         ]
         page = await ask("istio.io/debug", "connections", admin)
         assert json.loads(page.resources[0].value)["totalClients"] >= 1
+        assert json.loads(states.control_plane.identifier)["Component"] == "istiod"
+        assert not (await ask("istio.io/debug/config_dump", "nobody", admin)).resources
+        for name, text in (
+            ("config_dump?proxyID=nobody", b"Proxy not connected to this Pilot instance."),
+            ("config_dump", b"You must provide a proxyID in the query string"),
+            ("nonsense", b"404 page not found"),
+        ):
+            assert text in (await ask("istio.io/debug", name, admin)).resources[0].value
+        other = await ask("istio.io/debug", f"config_dump?proxyID=seen.{namespace}", await token(client, "default"))
+        assert b"not connected" in other.resources[0].value
         for type_url, name, bearer, status in (
-            ("istio.io/debug/syncz", "", user, Status.PERMISSION_DENIED),
-            ("istio.io/debug/config_dump", "nobody", admin, Status.NOT_FOUND),
+            ("istio.io/debug", "syncz", user, Status.PERMISSION_DENIED),
+            ("istio.io/debug", "", admin, Status.INVALID_ARGUMENT),
             ("istio.io/debug/syncz", "", "forged", Status.UNAUTHENTICATED),
         ):
             with pytest.raises(GRPCError) as refusal:

@@ -167,7 +167,13 @@ def _xds_cluster(options: Options) -> dict[str, Any]:
 
 def _sds(name: str) -> dict[str, Any]:
     service = {"envoy_grpc": {"cluster_name": SDS_CLUSTER}}
-    source = {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [service]}
+    source = {
+        "api_type": "GRPC",
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": True,
+        "grpc_services": [service],
+    }
+    # To the letter what the control plane's clusters say: then Envoy shares the secrets and lists each once.
     return {
         "name": name,
         "sds_config": {

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pilotfish import __version__
+from pilotfish import ISTIO_VERSION, __version__
 
 META, META_JSON = "ISTIO_META_", "ISTIO_METAJSON_"
-ISTIO_VERSION = "1.28.0"
-"""The Istio release whose wire contract we speak; control planes gate features on it."""
 PROXY_ID = 1337
 """User, group and socket mark by which the proxy's own traffic is told from the application's."""
 

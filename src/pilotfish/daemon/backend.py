@@ -21,6 +21,7 @@ from pilotfish.mesh.proxies import ROUTER, BadNode, View
 from pilotfish.mesh.world import World
 from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.requests import BadNodeError, Node
+from pilotfish.xds.service import DebugResource
 from pilotfish.xds.session import Request, Response, Watch
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class MeshBackend:
         self._feed = feed
         self._metrics = metrics
         self.synced = False
-        self.on_debug: Callable[[Caller, Request], Awaitable[tuple[str, list[tuple[str, bytes]]]]]
+        self.on_debug: Callable[[Caller, Request], Awaitable[tuple[str, list[DebugResource]]]]
         fleet.compile = self._compile
         self._refusals = Refusals(world, compiler, feed, self._acknowledged_versions, fleet.changed)
 
@@ -185,7 +186,7 @@ class MeshBackend:
                         found.setdefault(("Gateway", ref.namespace, ref.name), reason)
         return found
 
-    async def debug(self, caller: Caller, request: Request) -> tuple[str, list[tuple[str, bytes]]]:
+    async def debug(self, caller: Caller, request: Request) -> tuple[str, list[DebugResource]]:
         return await self.on_debug(caller, request)
 
     def sent(self, connection: Connection, response: Response, seconds: float) -> None:

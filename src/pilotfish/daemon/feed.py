@@ -79,6 +79,11 @@ class Feed:
         """All config objects, as Kubernetes has them."""
         return [one for informer in self._config.values() for one in informer.store.values()]
 
+    @property
+    def kinds(self) -> list[ResourceType]:
+        """The kinds of config objects that are watched."""
+        return [informer.resource for _, informer in sorted(self._config.items())]
+
     def changed_at(self, key: tuple[str, str, str]) -> int:
         """When a config object (kind, namespace, name) last changed, as a number that grows with every change."""
         return self._changes.get(key, 0)

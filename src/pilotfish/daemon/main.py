@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
-import logging
 import sys
-import time
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pilotfish import __version__
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+MONITORING = "http://127.0.0.1:15014/"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,13 +24,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.command == "version":
         print(__version__)
         return
+    if given.command == "request":
+        sys.exit(_request(given.method, given.path, given.body))
     if unknown:
         # Charts for other releases pass flags we do not have; refusing them would stop the control plane.
         print(f"pilotfishd: ignored: {' '.join(unknown)}", file=sys.stderr)
     sys.exit(_discovery(given))
 
 
+def _request(method: str, path: str, body: str) -> int:
+    """Ask the control plane of this pod, as tools do with `pilot-discovery request GET /debug/syncz`."""
+    asked = urllib.request.Request(MONITORING + path.lstrip("/"), body.encode() or None, method=method.upper())  # noqa: S310  a constant address
+    try:
+        with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310  the same
+            sys.stdout.buffer.write(answer.read())
+    except urllib.error.HTTPError as error:
+        print(f"pilotfishd: {path}: {error.code}: {error.read().decode(errors='replace').strip()}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"pilotfishd: the control plane does not answer at {MONITORING}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _discovery(given: argparse.Namespace) -> int:
+    from pilotfish.daemon import logs  # noqa: PLC0415
     from pilotfish.daemon.options import Address, OptionError, Options, read_environment  # noqa: PLC0415
 
     try:
@@ -44,11 +61,12 @@ def _discovery(given: argparse.Namespace) -> int:
         if given.clusterID:
             settings["cluster_id"] = given.clusterID
         settings["kubeconfig"] = Path(given.kubeconfig) if given.kubeconfig else None
+        settings["controlz"] = Address.parse(f"{given.ctrlz_address}:{given.ctrlz_port}", "--ctrlz_port")
         options = Options(**settings)
     except OptionError as error:
         print(f"pilotfishd: {error}", file=sys.stderr)
         return 2
-    _log(given.log_output_level, as_json=given.log_as_json)
+    logs.configure(given.log_output_level, as_json=given.log_as_json)
     return _run(options)
 
 
@@ -82,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pilotfishd", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("version", help="print the version")
+    request = commands.add_parser("request", help="ask the control plane of this pod, on its port 15014")
+    request.add_argument("method")
+    request.add_argument("path")
+    request.add_argument("body", nargs="?", default="")
     discovery = commands.add_parser("discovery", help="run the control plane")
     for flag, default in (
         ("httpAddr", ":8080"),
@@ -94,31 +116,10 @@ def _parser() -> argparse.ArgumentParser:
         ("clusterID", ""),
         ("log_output_level", "default:info"),
         ("keepaliveMaxServerConnectionAge", ""),
+        ("ctrlz_address", "localhost"),
+        ("ctrlz_port", "9876"),
     ):
         discovery.add_argument(f"--{flag}", default=default)
     discovery.add_argument("-n", "--namespace", default="")
     discovery.add_argument("--log_as_json", action="store_true")
     return parser
-
-
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line = {
-            "level": record.levelname.lower(),
-            "time": f"{moment}.{int(record.msecs):03d}Z",
-            "scope": record.name,
-            "msg": record.getMessage(),
-        }
-        if record.exc_info:
-            line["stack"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-def _log(level: str, *, as_json: bool) -> None:
-    word = level.split(",", maxsplit=1)[0].rpartition(":")[2]
-    handler = logging.StreamHandler(sys.stdout)
-    plain = logging.Formatter("%(asctime)s.%(msecs)03dZ\t%(levelname)s\t%(name)s\t%(message)s", "%Y-%m-%dT%H:%M:%S")
-    plain.converter = time.gmtime
-    handler.setFormatter(_JsonLines() if as_json else plain)
-    logging.basicConfig(level=LEVELS.get(word, logging.INFO), handlers=[handler])

@@ -44,6 +44,8 @@ class Options:
     grpc: Address = Address("", 15010)
     secure_grpc: Address = Address("", 15012)
     monitoring: Address = Address("", 15014)
+    controlz: Address | None = None
+    """Log levels for `istioctl admin log`, on the loopback; None: not served."""
     shutdown: timedelta = timedelta(seconds=10)
     cacerts: Path = Path("/etc/cacerts")
     cacerts_check: timedelta = timedelta(seconds=20)

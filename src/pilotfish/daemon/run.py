@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import socket
@@ -25,9 +26,10 @@ from pilotfish.ca.review import TokenReviewer
 from pilotfish.ca.service import CertificateService
 from pilotfish.daemon.backend import MeshBackend
 from pilotfish.daemon.certificates import ServingCertificate
+from pilotfish.daemon.controlz import controlz
 from pilotfish.daemon.debug import Debug
 from pilotfish.daemon.feed import Feed
-from pilotfish.daemon.http import listen, monitoring, readiness
+from pilotfish.daemon.http import BUILD, listen, monitoring, readiness
 from pilotfish.daemon.jwks import KeySets
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Address, Options
@@ -100,7 +102,7 @@ class Daemon:
         feed = Feed(client, informers, self.world, options, self.metrics)
         backend = MeshBackend(self.world, self.compiler, self.fleet, feed, self.metrics, SecretAccess(client))
         authenticate = Authenticator(TokenReviewer(client), self._trust_domain(), options.token_audiences)
-        debug = Debug(self.fleet, self.world, feed, options, authenticate, backend.problems)
+        debug = Debug(self.fleet, self.compiler, feed, options, authenticate, backend.problems)
         backend.on_debug = debug.over_xds
         http, metrics = readiness(backend.ready), monitoring(self.metrics)
         if options.debug_on_http:
@@ -109,6 +111,11 @@ class Daemon:
         # Readiness and metrics answer from the first moment: whoever waits for us wants to see why.
         await self._listen(tasks, http, options.http)
         await self._listen(tasks, metrics, options.monitoring)
+        if options.controlz is not None:
+            try:
+                await self._listen(tasks, controlz(), options.controlz)
+            except StartError as error:
+                log.warning("log levels cannot be changed while this runs: %s", error)  # nothing depends on it
         self.authority = await self._load_authority(client)
         self.metrics.root_expires(lambda: self.authority.certificate.not_valid_after_utc)
         serving = ServingCertificate(lambda: self.authority, options.serving_names)
@@ -164,9 +171,9 @@ class Daemon:
             lambda: self.authority, authenticate, options.default_workload_ttl, self._describe
         )
         self.metrics.signing(certificates.counts)
-        control_plane = proto.encode(
-            "envoy.config.core.v3.ControlPlane", {"identifier": f"pilotfishd-{__version__}/{options.pod_name}"}
-        )
+        # The form in which istioctl reads it.
+        identifier = json.dumps({"Component": "istiod", "ID": options.pod_name, "Info": BUILD}, separators=(",", ":"))
+        control_plane = proto.encode("envoy.config.core.v3.ControlPlane", {"identifier": identifier})
 
         def discovery(authenticator: Authenticator | None) -> DiscoveryService:
             service = DiscoveryService(self.fleet, backend, authenticator, control_plane)

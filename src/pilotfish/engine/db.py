@@ -252,6 +252,11 @@ class Db:
         """The keys that hold something. Not recorded as a read: for use outside queries."""
         return (node.key[0] for node in self._tables[source].values() if node.value is not None)
 
+    def sizes(self) -> dict[str, int]:
+        """How many keys of each input hold something."""
+        inputs = {source.name: source for source in tuple(self._tables) if isinstance(source, Input)}
+        return {name: sum(1 for _ in self.keys(source)) for name, source in inputs.items()}
+
     # Marking
 
     def _mark(self, node: Node, state: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pilotfish.engine import Db, Facet, Input, QueryFailed, Source
@@ -214,6 +214,13 @@ class Compiler:
         gone = self.db.collect()
         self._kept = len(self.db)
         return gone
+
+    def shared(self) -> Iterator[tuple[str, Resource]]:
+        """The type and the resource of everything that watched views have, each once."""
+        for users in self._users.values():
+            view, type_url, name = next(iter(users))
+            if (found := self._held[view, type_url].resources.get(name)) is not None:
+                yield type_url, found
 
     # What would be
 

@@ -614,10 +614,6 @@ def default_route(db: Db, caller: Caller, key: ServiceKey, port: int) -> Fields:
         "route": action,
         "decorator": {"operation": f"{to.host}:{port}/*"},
     }
-    if to.refs:
-        route["metadata"] = metadata(
-            istio={"config": config_path("DestinationRule", to.refs[0].namespace, to.refs[0].name)}
-        )
     if to.protocol is Protocol.AUTO:
         route["typed_per_filter_config"] = alpn.BY_DOWNSTREAM_PROTOCOL
     return route

@@ -21,14 +21,19 @@ HEADER, VALUE = re.compile(r"[A-Za-z0-9-]+"), re.compile(r"[A-Za-z0-9_.:/+=-]*")
 @query
 def levels(db: Db, namespace: str, labels: Labels) -> tuple[telemetry.Telemetry, ...]:
     """The Telemetry of the mesh (root namespace), the namespace and the workload, in this order; the oldest of each."""
-    result = []
+    return tuple(config.spec for config in applied(db, namespace, labels))
+
+
+def applied(db: Db, namespace: str, labels: Labels) -> list[Config[telemetry.Telemetry]]:
+    """The objects that `levels` are the specs of."""
+    result: list[Config[telemetry.Telemetry]] = []
     for level in dict.fromkeys((root_namespace(db), namespace)):
         found = _here(db, level)
-        whole = [c for c in found if not _selector(c) and not c.spec.target_refs and c.spec.target_ref is None]
-        result += [c.spec for c in whole[:1]]
+        whole = [c for c in found if not selector(c) and not c.spec.target_refs and c.spec.target_ref is None]
+        result += whole[:1]
         if level == namespace:
-            result += [c.spec for c in found if _selector(c) and selects(_selector(c), labels)][:1]
-    return tuple(result)
+            result += [c for c in found if selector(c) and selects(selector(c), labels)][:1]
+    return result
 
 
 def _here(db: Db, namespace: str, *, requests: bool = False) -> list[Config[telemetry.Telemetry]]:
@@ -64,14 +69,14 @@ def traced_requests(db: Db, namespace: str, labels: Labels) -> tuple[RequestHead
     found: dict[RequestHeader, None] = {}
     for level in dict.fromkeys((root_namespace(db), namespace)):
         for c in _here(db, level, requests=True):
-            if selects(_selector(c), labels):
+            if selects(selector(c), labels):
                 name, _, value = c.annotations[TRACE_REQUESTS].partition("=")
                 if HEADER.fullmatch(name) and VALUE.fullmatch(value):
                     found[RequestHeader(name.lower(), value)] = None
     return tuple(found)
 
 
-def _selector(config: Config[telemetry.Telemetry]) -> dict[str, str]:
+def selector(config: Config[telemetry.Telemetry]) -> dict[str, str]:
     return dict(config.spec.selector.match_labels) if config.spec.selector is not None else {}
 
 

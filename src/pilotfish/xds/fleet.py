@@ -26,6 +26,7 @@ class Connection:
     id: str
     node: Node
     address: str
+    """`host:port` of the peer."""
     caller: Caller | None
     session: Session
     source: Source
@@ -37,8 +38,20 @@ class Connection:
     """`Fleet.state` as of the last response of each type."""
     good_state: dict[str, int] = field(default_factory=dict)
     """The same of the last response of each type that the proxy acknowledged."""
+    answers: list[bytes] = field(default_factory=list)
+    """To tools that asked on this stream; they go out before anything else."""
+    task: asyncio.Task[None] | None = None
+    """What serves the stream."""
+    ended: bool = False
+    """By an operator."""
     changed_since: float | None = None
     """When the first change that it has not acknowledged came, on the loop's clock; None when it has all."""
+
+    def end(self) -> None:
+        """Close the stream; its proxy will connect again."""
+        self.ended = True
+        if self.task is not None:
+            self.task.cancel()
 
     @property
     def idle(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +33,20 @@ HEALTH_TYPE = "type.googleapis.com/istio.v1.HealthInformation"
 MOST_NAMES = 200_000
 """Names one stream may subscribe to, of all types."""
 MOST_TYPES = 64
+MOST_ANSWERS = 8
+"""Answers to tools that may wait on the stream of one proxy."""
+
+DebugResource = tuple[str, str, bytes]
+"""A name, a type URL, and what is inside."""
+
+
+_DEBUG_NONCE = "debug-"
+_numbers = itertools.count(1)
+
+
+def is_debug(type_url: str) -> bool:
+    """`istio.io/debug` or a type below it."""
+    return type_url == DEBUG_TYPE or type_url.startswith(DEBUG_TYPE + "/")
 
 
 class Backend(Protocol):
@@ -43,8 +58,8 @@ class Backend(Protocol):
     def source(self, node: Node, caller: Caller | None) -> Source:
         """The configuration of a proxy whose identity has been checked."""
 
-    async def debug(self, caller: Caller, request: Request) -> tuple[str, list[tuple[str, bytes]]]:
-        """What a tool asks: the type of the answer, and its resources as (type URL, bytes). Raises GRPCError."""
+    async def debug(self, caller: Caller, request: Request) -> tuple[str, list[DebugResource]]:
+        """What a tool asks: the type of the answer, and its resources. Raises GRPCError."""
 
     def sent(self, connection: Connection, response: Response, seconds: float) -> None: ...
     def acknowledged(self, connection: Connection, watch: Watch) -> None: ...
@@ -103,7 +118,7 @@ class DiscoveryService:
         if body is None:
             return
         request, node = _parsed(body, delta=delta)
-        if request.type_url.startswith(DEBUG_TYPE):
+        if is_debug(request.type_url):
             await self._serve_debug(stream, caller, request, delta=delta)
             return
         connection = self._admit(stream, caller, node, delta=delta)
@@ -111,8 +126,14 @@ class DiscoveryService:
         self.fleet.add(connection)
         log.info("%s connected from %s", connection.id, connection.address)
         writer = asyncio.create_task(self._write(stream, connection))
+        connection.task = asyncio.current_task()
         try:
             await self._read(stream, connection)
+        except asyncio.CancelledError:
+            if not connection.ended or connection.task is None:
+                raise
+            connection.task.uncancel()
+            raise GRPCError(Status.UNAVAILABLE, "disconnected by an operator") from None
         finally:
             writer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -146,36 +167,52 @@ class DiscoveryService:
             source = self.backend.source(node, caller)
         except BadNodeError as error:
             raise GRPCError(Status.INVALID_ARGUMENT, str(error)) from error
-        address = (stream.peer.addr() or ("?",))[0]
+        host, port, *_ = stream.peer.addr() or ("?", 0)
+        address = f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
         session = Session(delta, self.control_plane)
-        return Connection(self.fleet.next_id(node), node, str(address), caller, session, source)
+        return Connection(self.fleet.next_id(node), node, address, caller, session, source)
 
     async def _serve_debug(
         self, stream: Stream[bytes, bytes], caller: Caller | None, request: Request, *, delta: bool
     ) -> None:
         """Questions of tools such as `istioctl proxy-status`: each is answered once and nothing is subscribed."""
-        if caller is None:
-            raise GRPCError(Status.UNAUTHENTICATED, "debug over xDS needs an identity")
-        number = 0
         while True:
-            if not request.nonce:
-                number += 1
-                type_url, found = await self.backend.debug(caller, request)
-                resources = [finish(one_type, str(at), body) for at, (one_type, body) in enumerate(found)]
-                if delta:
-                    answer = delta_response(type_url, str(number), resources, (), self.control_plane)
-                else:
-                    answer = sotw_response(type_url, str(number), resources, self.control_plane)
+            if (answer := await self._answer(caller, request, delta=delta)) is not None:
                 await stream.send_message(answer)
             body = await receive(stream)
             if body is None:
                 return
             request, _ = _parsed(body, delta=delta)
 
+    async def _answer(self, caller: Caller | None, request: Request, *, delta: bool) -> bytes | None:
+        """The answer to a tool; None when it only acknowledges one. Raises GRPCError.
+
+        Istio's clients send a nonce of their own with a question, and acknowledge nothing.
+        """
+        if request.nonce.startswith(_DEBUG_NONCE):
+            return None
+        if caller is None:
+            raise GRPCError(Status.UNAUTHENTICATED, "debug over xDS needs an identity")
+        nonce = f"{_DEBUG_NONCE}{next(_numbers)}"
+        type_url, found = await self.backend.debug(caller, request)
+        resources = [finish(one_type, name, body) for name, one_type, body in found]
+        if delta:
+            return delta_response(type_url, nonce, resources, (), self.control_plane)
+        return sotw_response(type_url, nonce, resources, self.control_plane)
+
     async def _read(self, stream: Stream[bytes, bytes], connection: Connection) -> None:
         while (body := await receive(stream)) is not None:
-            request, _ = _parsed(body, delta=connection.session.delta)
-            self._take(connection, request)
+            delta = connection.session.delta
+            request, _ = _parsed(body, delta=delta)
+            if not is_debug(request.type_url):
+                self._take(connection, request)
+                continue
+            # An agent passes on the question of a tool in its pod, on the stream of its proxy.
+            if len(connection.answers) > MOST_ANSWERS:
+                raise GRPCError(Status.RESOURCE_EXHAUSTED, "too many debug requests wait for their answers")
+            if (answer := await self._answer(connection.caller, request, delta=delta)) is not None:
+                connection.answers.append(answer)
+                connection.wake.set()
 
     def _take(self, connection: Connection, request: Request) -> None:
         if request.type_url == HEALTH_TYPE:
@@ -198,6 +235,8 @@ class DiscoveryService:
         while True:
             await connection.wake.wait()
             connection.wake.clear()
+            while connection.answers:
+                await stream.send_message(connection.answers.pop(0))
             while (response := self._next(connection)) is not None:
                 connection.sent_state[response.type_url] = self.fleet.state
                 started = time.perf_counter()
