@@ -119,11 +119,38 @@ def test_material_that_does_not_fit_is_refused_with_the_part_named() -> None:
 
 
 def test_rotation_keeps_the_old_root_trusted() -> None:
-    """A new authority that also trusts the old roots hands out both."""
+    """A new authority that also trusts the old roots hands out both, its own first, in one text as Istio's agent reads
+    it."""
     old, new = Authority.self_signed("a", NOW), Authority.self_signed("b", NOW)
     both = new.trusting(old.roots)
     assert both.roots == (new.certificate, old.certificate)
-    assert both.sign_workload(request(new_key()), [ME], DAY, NOW)[-1].encode() == new.certificate_pem
+    assert both.sign_workload(request(new_key()), [ME], DAY, NOW)[-1].encode() == both.root_pem
+
+
+def root_of_istio(identifier: bytes) -> Authority:
+    """A self-signed root whose key identifier is no hash that we would make: Go's are newer than RFC 5280's."""
+    key = new_key()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "cluster.local")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW - DAY, NOW + 30 * DAY)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier(identifier), critical=False)
+    pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return Authority.load(pem, key_pem(key), b"", pem)
+
+
+def test_certificates_name_the_key_as_their_issuer_does() -> None:
+    """Envoy takes a root for the issuer only when the key identifiers are the same. A renewed root keeps it, and the
+    key, so that what it signs is valid under the old root, for whoever has not heard of the new one yet."""
+    old = root_of_istio(b"20 bytes not our own")
+    new = old.renewed(NOW + DAY)
+    assert new.certificate != old.certificate
+    assert new.roots == (new.certificate, old.certificate)
+    for authority in (old, new):
+        pem = authority.sign_workload(request(new_key()), [ME], DAY, NOW + DAY)[0]
+        leaf = x509.load_pem_x509_certificate(pem.encode())
+        named = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+        assert named.key_identifier == b"20 bytes not our own"
+        leaf.verify_directly_issued_by(old.certificate)
 
 
 def test_server_certificate_loads_into_a_tls_context(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilotfish.envoy.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource, finish
+from pilotfish.envoy.resource import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, PROXY_CONFIG, ROUTE, Resource, finish
 from pilotfish.xds.session import Request, Response, Session
 
 
@@ -232,6 +232,26 @@ def test_asking_again_gets_it_again(proxy: Proxy) -> None:
     """A delta client that re-subscribes to a name has lost the resource."""
     proxy.session.receive(Request(ENDPOINT, subscribe=("a",)))
     assert [(r.type_url, r.count) for r in proxy.pump()] == [(ENDPOINT, 1)]
+
+
+@pytest.mark.parametrize("delta", [True, False])
+def test_an_agent_gets_the_name_table_without_naming_it(config: Config, delta: bool) -> None:
+    """Istio's agent asks with no names and never acknowledges an empty answer, so it gets none, and each table."""
+    session = Session(delta=delta)
+    config.sessions.append(session)
+    for type_url in (NAME_TABLE, PROXY_CONFIG):
+        session.receive(Request(type_url))
+    assert session.next(config) is None
+    for version in ("1", "2"):
+        config.set(NAME_TABLE, table=version)
+        response = session.next(config)
+        assert response is not None
+        assert (response.type_url, response.count) == (NAME_TABLE, 1)
+        assert f"table={version}".encode() in response.body
+        session.receive(Request(NAME_TABLE, nonce=response.nonce))
+        assert session.next(config) is None
+    config.set(NAME_TABLE)
+    assert session.next(config) is None
 
 
 def test_state_of_the_world_repeats_whole_types_and_keeps_leaving_clusters(config: Config) -> None:

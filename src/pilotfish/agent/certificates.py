@@ -123,8 +123,8 @@ class Certificates:
         chain = await self._sign(pair.request, roots)
         if len(chain) < 2:
             raise AgentError("the authority answered without a root certificate")
-        # The last one is the issuer's root; the mounted ConfigMap may know more while roots are being changed.
-        trusted = b"".join(dict.fromkeys((chain[-1].strip().encode() + b"\n", *_split(roots))))
+        # The last one holds the issuer's roots; the mounted ConfigMap may know more while roots are being changed.
+        trusted = b"".join(dict.fromkeys((*_split(chain[-1].encode()), *_split(roots))))
         leaf = "".join(one.strip() + "\n" for one in chain[:-1]).encode()
         now = time.time()
         self.current = Identity(leaf, pair.key, trusted, now, now + options.cert_ttl_seconds)

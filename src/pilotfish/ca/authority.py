@@ -87,6 +87,18 @@ class Authority:
         """A new root. `organization` becomes the subject, as Istio sets the trust domain there."""
         key = new_key()
         name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization[:64])])
+        return cls._root(name, key, x509.SubjectKeyIdentifier.from_public_key(key.public_key()), now, lifetime)
+
+    def renewed(self, now: datetime, lifetime: timedelta = ROOT_LIFETIME) -> Authority:
+        """A root with the key and the names of this one, as Istio renews it: what it signs is valid under this one too,
+        which is all that workloads trust until they renew."""
+        identifier = x509.SubjectKeyIdentifier(self._identifier())
+        return self._root(self.certificate.subject, self.key, identifier, now, lifetime).trusting(self.roots)
+
+    @classmethod
+    def _root(
+        cls, name: x509.Name, key: PrivateKey, identifier: x509.SubjectKeyIdentifier, now: datetime, lifetime: timedelta
+    ) -> Authority:
         certificate = (
             x509.CertificateBuilder()
             .subject_name(name)
@@ -97,7 +109,7 @@ class Authority:
             .not_valid_after(now + lifetime)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_key_usage(sign_certificates=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(identifier, critical=False)
             .sign(key, hashes.SHA256())
         )
         return cls(certificate, key, (), (certificate,))
@@ -139,7 +151,7 @@ class Authority:
     def sign_workload(
         self, csr_pem: str, uris: list[str], lifetime: timedelta, now: datetime, description: str = ""
     ) -> list[str]:
-        """PEM certificates for the public key in the request: leaf, intermediates, root last.
+        """PEM certificates for the public key in the request: leaf, intermediates, and last all roots in one text.
 
         Only the key is taken from the request; the URI SANs are `uris`, the caller's verified identities.
         `description` says which workload it is, for metrics: it becomes a DNS SAN, which no policy looks at.
@@ -155,8 +167,11 @@ class Authority:
             names.append(x509.DNSName(description))
         sans = x509.SubjectAlternativeName(names)
         leaf = self._sign(public, sans, lifetime, now)
-        root = self._issuing_root()
-        return [certificate_pem(one).decode() for one in (leaf, *self.chain, root)]
+        issuing = self._issuing_root()
+        # All of them: Istio's agent trusts the last element and nothing else while roots are being changed.
+        roots = (issuing, *(root for root in self.roots if root != issuing))
+        path = [certificate_pem(one).decode() for one in (leaf, *self.chain)]
+        return [*path, "".join(certificate_pem(one).decode() for one in roots)]
 
     def sign_server(self, dns_names: list[str], lifetime: timedelta, now: datetime) -> tuple[bytes, bytes]:
         """A new serving key and its certificate chain (PEM) for the control plane's own listeners."""
@@ -193,9 +208,16 @@ class Authority:
             .add_extension(_key_usage(sign_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(sans, critical=True)  # RFC 5280 §4.2.1.6: critical, since the subject is empty
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier(self._identifier(), None, None), critical=False)
             .sign(self.key, hashes.SHA256())
         )
+
+    def _identifier(self) -> bytes:
+        """Of the key, as our own certificate says it: verifiers compare, and there are several ways to make one."""
+        try:
+            return self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.key_identifier
+        except x509.ExtensionNotFound:
+            return x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()).key_identifier
 
 
 def _hours(span: timedelta) -> str:

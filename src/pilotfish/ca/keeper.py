@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -99,14 +100,14 @@ def needs_renewal(authority: Authority) -> bool:
     return own.not_valid_after_utc - utc_now() < life * RENEW_BELOW
 
 
-async def renew(client: Client, namespace: str, trust_domain: str, old: Authority) -> Authority:
+async def renew(client: Client, namespace: str, old: Authority) -> Authority:
     """Put a new self-signed root into the Secret; roots that have not expired stay trusted beside it.
 
     The Secret is replaced only when it is still the one that was read, so that one of several replicas wins.
     """
     secret = await client.get(SECRETS, SECRET_NAME, namespace)
     alive = tuple(one for one in old.roots if one.not_valid_after_utc > utc_now() + timedelta(minutes=1))
-    new = Authority.self_signed(trust_domain, utc_now()).trusting(alive)
+    new = replace(old, roots=alive).renewed(utc_now())
     body = _secret_of(new, namespace)
     body["metadata"]["resourceVersion"] = secret["metadata"]["resourceVersion"]
     body["type"] = secret.get("type", SECRET_TYPE)  # cannot be changed, and somebody else may have made it

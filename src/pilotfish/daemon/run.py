@@ -282,7 +282,7 @@ class Daemon:
         while True:
             if not self._plugged_in and needs_renewal(self.authority):
                 try:
-                    await renew(client, self.options.namespace, self._trust_domain(), self.authority)
+                    await renew(client, self.options.namespace, self.authority)
                 except KubeError as error:
                     log.warning("the root could not be renewed yet: %s", error)
             await asyncio.sleep(AUTHORITY_CHECK.total_seconds())

@@ -17,6 +17,8 @@ ROUTE = proto.TYPE_URL + "envoy.config.route.v3.RouteConfiguration"
 SECRET = proto.TYPE_URL + "envoy.extensions.transport_sockets.tls.v3.Secret"
 EXTENSION = proto.TYPE_URL + "envoy.config.core.v3.TypedExtensionConfig"
 NAME_TABLE = proto.TYPE_URL + proto.NAME_TABLE
+PROXY_CONFIG = proto.TYPE_URL + "istio.mesh.v1alpha1.ProxyConfig"
+"""Asked for by agents with `PROXY_CONFIG_XDS_AGENT`; there is none."""
 
 
 class Resource(msgspec.Struct, frozen=True, gc=False):

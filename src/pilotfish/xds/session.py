@@ -23,12 +23,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pilotfish.envoy.resource import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Resource
+from pilotfish.envoy.resource import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, PROXY_CONFIG, ROUTE, SECRET, Resource
 from pilotfish.xds.wire import delta_response, sotw_response
 
 ORDER = (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET)
 """Push order; types that are not listed follow in the order they were first asked for."""
-WILDCARD_TYPES = frozenset({CLUSTER, LISTENER})
+AGENT_TYPES = frozenset({NAME_TABLE, PROXY_CONFIG})
+"""Types that Istio's agent asks for on its Envoy's stream: one resource each, and a response without it is never
+acknowledged. So none is sent."""
+WILDCARD_TYPES = frozenset({CLUSTER, LISTENER}) | AGENT_TYPES
 """Types of which a proxy that names nothing wants everything."""
 FIRST, DEPENDENT = frozenset({CLUSTER, ENDPOINT}), frozenset({LISTENER, ROUTE})
 
@@ -214,7 +217,9 @@ class Session:
         changed, missing, gone = self._compare(watch, source)
         leaving, staying = (missing + gone, []) if settle else (missing, gone)
         response = None
-        if changed or leaving or watch.must_answer:
+        if watch.type_url in AGENT_TYPES and not changed:
+            watch.must_answer = False
+        elif changed or leaving or watch.must_answer:
             response = self._build(watch, source, changed, leaving, staying)
         watch.stale, watch.all_stale = set(staying), False
         if response is not None and watch.type_url == CLUSTER:
