@@ -8,10 +8,10 @@ import re
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
@@ -40,6 +40,20 @@ spec:
   selector: {matchLabels: {app: zipkin}}
   template:
     metadata: {labels: {app: zipkin, sidecar.istio.io/inject: "false"}}
+    spec: {containers: [{name: zipkin, image: docker.io/test/collector}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other-zipkin, namespace: istio-system}
+spec: {selector: {app: other-zipkin}, ports: [{name: http, port: 9411}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: other-zipkin, namespace: istio-system}
+spec:
+  selector: {matchLabels: {app: other-zipkin}}
+  template:
+    metadata: {labels: {app: other-zipkin, sidecar.istio.io/inject: "false"}}
     spec: {containers: [{name: zipkin, image: docker.io/test/collector}]}
 ---
 apiVersion: apps/v1
@@ -187,8 +201,8 @@ class Shop:
             found = self.total(expression)
             assert found == expected, f"{expression} is {found}, not {expected}: {self.query(expression)}"
 
-    def spans(self) -> list[dict[str, Any]]:
-        path = "/api/v1/namespaces/istio-system/services/zipkin:9411/proxy/spans"
+    def spans(self, collector: str = "zipkin") -> list[dict[str, Any]]:
+        path = f"/api/v1/namespaces/istio-system/services/{collector}:9411/proxy/spans"
         found: list[dict[str, Any]] = json.loads(self.cluster.kubectl("get", "--raw", path))
         return found
 
@@ -526,6 +540,172 @@ def test_dashboards_show_something(shop: Shop, path: Path) -> None:
         wait_until(shown, f"numbers of {expression}")
 
 
+# ------------------------------------------------------------------------------ changes take effect
+
+FLOW = """
+import http.client, json, os, time
+connection, number = None, 0
+while not os.path.exists("/tmp/MARK"):
+    connection = connection or http.client.HTTPConnection("traced", 80, timeout=10)
+    number += 1
+    at = time.time()
+    connection.request("GET", f"/MARK-{number}")
+    answer = connection.getresponse()
+    print(json.dumps([number, at, answer.read().decode()]), flush=True)
+    if answer.will_close:
+        connection.close()
+        connection = None
+    time.sleep(0.02)
+"""
+WITHIN = 2.0
+"""Seconds."""
+
+
+class Sent(NamedTuple):
+    number: int
+    at: float
+    """Unix time."""
+    body: str
+
+
+def flow(shop: Shop, mark: str, change: Callable[[], object]) -> tuple[list[Sent], float]:
+    """Requests to `traced/MARK-1`, `-2`, …, one after the other as applications do, on a connection that is kept while
+    the proxy keeps it. When they flow, something is changed; the time when that was accepted."""
+    script = FLOW.replace("MARK", mark)
+    command = ("exec", "-n", NS, "deployment/client", "-c", "client", "--", sys.executable, "-c", script)
+    with shop.cluster.popen(*command) as process:
+        assert process.stdout is not None
+        sent = [Sent(*json.loads(process.stdout.readline()))]
+        change()
+        accepted = time.time()
+        time.sleep(WITHIN)
+        shop.run(f"touch /tmp/{mark}")
+        sent += [Sent(*json.loads(line)) for line in process.stdout]
+    return sent, accepted
+
+
+def took(sent: list[Sent], accepted: float, effective: Container[int]) -> float:
+    """Seconds until the last request without the effect; infinite when it did not come."""
+    assert sent[0].number not in effective
+    assert sent[-1].number in effective, "no effect"
+    return max(one.at for one in sent if one.number not in effective) - accepted
+
+
+def rule(app: str, spec: str) -> str:
+    return f"""
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {{name: change}}
+spec: {{selector: {{matchLabels: {{app: {app}}}}}, {spec}}}
+"""
+
+
+def numbers(mark: str, texts: Iterable[str]) -> set[int]:
+    """Of the requests that texts tell of."""
+    return {int(found[1]) for text in texts if (found := re.search(rf"/{mark}-(\d+)\b", text))}
+
+
+def sampled(shop: Shop, mark: str, sent: list[Sent]) -> set[int]:
+    return {one.number for one in sent if json.loads(one.body)["headers"].get("x-b3-sampled") == "1"}
+
+
+def counted(shop: Shop, mark: str, sent: list[Sent]) -> set[int]:
+    """Those that have a series of their own, by the tag with their path."""
+
+    def found() -> set[int]:
+        return numbers(mark, (labels["at"] for labels, _ in shop.query(f'istio_requests_total{{at=~"/{mark}-.*"}}')))
+
+    wait_until(lambda: sent[-1].number in found(), "the last request is counted")
+    return found()
+
+
+def logged(shop: Shop, mark: str, sent: list[Sent]) -> set[int]:
+    def found() -> set[int]:
+        return numbers(mark, (line for line in shop.logs("echo") if line.startswith("CHANGED")))
+
+    wait_until(lambda: sent[-1].number in found(), "the last request is logged")
+    return found()
+
+
+def filtered(shop: Shop, mark: str, sent: list[Sent]) -> set[int]:
+    """Those that are not logged."""
+    return {one.number for one in sent} - numbers(mark, shop.logs("echo"))
+
+
+def spans_of(shop: Shop, mark: str, sent: list[Sent], collector: str) -> list[dict[str, Any]]:
+    """The client's spans, when all that were sent to this collector are there: they go out every five seconds."""
+    before: list[dict[str, Any]] = []
+    while True:
+        found = [s for s in shop.spans(collector) if s["kind"] == "CLIENT" and mark in s["tags"].get("http.url", "")]
+        if before and len(found) == len(before):
+            return found
+        before = found
+        time.sleep(6)
+
+
+def collected(shop: Shop, mark: str, sent: list[Sent]) -> set[int]:
+    wait_until(lambda: [s for s in shop.spans("other-zipkin") if mark in str(s)], "spans at the other collector")
+    found = spans_of(shop, mark, sent, "other-zipkin")
+    return numbers(mark, (span["tags"]["http.url"] for span in found))
+
+
+def tagged(shop: Shop, mark: str, sent: list[Sent]) -> set[int]:
+    wait_until(lambda: [s for s in shop.spans() if mark in str(s) and "changed" in s["tags"]], "spans with the tag")
+    found = spans_of(shop, mark, sent, "zipkin")
+    return numbers(mark, (span["tags"]["http.url"] for span in found if "changed" in span["tags"]))
+
+
+ZIPKIN, OTHER = "zipkin.istio-system:9411", "other-zipkin.istio-system:9411"
+LOG_ALL = "accessLogging: [{match: {mode: SERVER}, providers: [{name: envoy}]}]"
+LOG_ERRORS = "accessLogging: [{providers: [{name: envoy}], filter: {expression: 'response.code >= 400'}}]"
+TAG = "metrics: [{providers: [{name: prometheus}], overrides: [{tagOverrides: {at: {value: request.url_path}}}]}]"
+CHANGES: dict[str, tuple[str, Callable[[Shop], object], Callable[[Shop, str, list[Sent]], set[int]]]] = {
+    # The Telemetry that is there before, the change, and which requests show it.
+    "sampling": (
+        rule("client", "tracing: [{randomSamplingPercentage: 0}]"),
+        lambda shop: shop.cluster.apply(rule("client", "tracing: [{randomSamplingPercentage: 100}]"), NS),
+        sampled,
+    ),
+    "collector": ("", lambda shop: shop.tracing(sampling=100, zipkin={"address": OTHER}), collected),
+    "span-tags": (
+        "",
+        lambda shop: shop.cluster.apply(
+            rule("client", "tracing: [{customTags: {changed: {literal: {value: x}}}}]"), NS
+        ),
+        tagged,
+    ),
+    "metric-tags": ("", lambda shop: shop.cluster.apply(rule("echo", TAG), NS), counted),
+    "log-format": (
+        rule("echo", LOG_ALL),
+        lambda shop: shop.mesh(accessLogFormat="CHANGED %REQ(:PATH)%\n"),
+        logged,
+    ),
+    "log-filter": (rule("echo", LOG_ALL), lambda shop: shop.cluster.apply(rule("echo", LOG_ERRORS), NS), filtered),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes_take_effect_within_two_seconds(shop: Shop, name: str) -> None:
+    """Two seconds after a change every request shows it, in the same Envoy, on a connection in use."""
+    before, change, effective = CHANGES[name]
+    processes = shop.envoy("client"), shop.envoy("echo")
+    shop.tracing(sampling=100, zipkin={"address": ZIPKIN})
+    if before:
+        shop.cluster.apply(before, NS)
+    try:
+        time.sleep(WITHIN)  # what was there before holds
+        mark = f"{name}-{time.monotonic_ns()}"
+        sent, accepted = flow(shop, mark, lambda: change(shop))
+        seconds = took(sent, accepted, effective(shop, mark, sent))
+        print(f"{name}: {seconds:.2f} s")
+        assert seconds < WITHIN
+        assert (shop.envoy("client"), shop.envoy("echo")) == processes
+    finally:
+        shop.cluster.kubectl("delete", "telemetry", "-n", NS, "change", "--ignore-not-found")
+        shop.mesh(accessLogFormat=None)
+        shop.tracing()
+
+
 # ------------------------------------------------------------------------------ Telemetry resources
 
 CHANGED = """
@@ -550,10 +730,9 @@ spec:
 
 
 def test_metrics_and_logs_follow_telemetry(shop: Shop) -> None:
-    """Metrics off, tags added, changed and removed, logs of errors only: in the same Envoy, within two seconds."""
+    """Metrics off, tags added, changed and removed, logs of errors only: in the same Envoy."""
     process = shop.envoy()
     shop.cluster.apply(CHANGED, NS)
-    started = time.monotonic()
     mark = 0
 
     def logged() -> bool:
@@ -563,7 +742,6 @@ def test_metrics_and_logs_follow_telemetry(shop: Shop) -> None:
         return any("/bad-" in line for line in shop.logs("echo", "--tail=50"))
 
     wait_until(logged, "errors are logged", 60)
-    took = time.monotonic() - started
     assert shop.requests("http://logged/good", 3, "-H", "x-version: v99") == ["200"] * 3
     series = 'istio_requests_total{reporter="destination",request_host="logged",response_code="200"}'
     wait_until(lambda: shop.total(series) == 3, "the new tags are there")
@@ -583,7 +761,6 @@ def test_metrics_and_logs_follow_telemetry(shop: Shop) -> None:
     assert [line for line in lines if re.search(r'"GET /bad-\d+\?status=500 HTTP/1.1" 500 ', line)]
     assert shop.envoy() == process
     shop.cluster.kubectl("delete", "telemetry", "-n", NS, "echo")
-    assert took < 5, "the bound allows for a busy machine"
 
 
 def test_refused_tags_are_told(shop: Shop) -> None:
@@ -628,7 +805,7 @@ def test_one_trace_through_the_whole_application(shop: Shop) -> None:
     process = shop.envoy()
     shop.tracing(
         sampling=100,
-        zipkin={"address": "zipkin.istio-system:9411"},
+        zipkin={"address": ZIPKIN},
         customTags={"shop": {"literal": {"value": "blue"}}},
     )
 
@@ -731,7 +908,7 @@ spec:
 
 def test_chosen_requests_only(shop: Shop) -> None:
     """`trace-request` has requests with a header traced and logged, no others, and ends by itself."""
-    shop.tracing(sampling=0, zipkin={"address": "zipkin.istio-system:9411"})
+    shop.tracing(sampling=0, zipkin={"address": ZIPKIN})
     said = shop.cluster.pilotfish(
         "trace-request", "--to", "traced.shop", "--for", "12s", "--header", "x-debug=1"
     ).stdout
