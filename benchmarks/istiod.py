@@ -40,6 +40,7 @@ from pilotfish.api.crds import crds
 from pilotfish.ca.authority import key_pem, new_key
 from pilotfish.ca.messages import PATH, CertificateRequest, CertificateResponse
 from pilotfish.envoy import CLUSTER, ENDPOINT, LISTENER, ROUTE, proto
+from pilotfish.grpc import BytesCodec
 from pilotfish.kube.client import Client
 from pilotfish.kube.resources import (
     CUSTOM_RESOURCE_DEFINITIONS,
@@ -52,7 +53,7 @@ from pilotfish.kube.resources import (
     ResourceType,
 )
 from pilotfish.tls import load_key_pair
-from pilotfish.xds.service import SERVICE, BytesCodec
+from pilotfish.xds.service import SERVICE
 
 SPACES = 10
 PODS_EACH = 5
