@@ -15,7 +15,7 @@ from pilotfish.api.validation import validate_mesh
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Options
 from pilotfish.kube.client import Client
-from pilotfish.kube.informer import Change, Informer, Informers
+from pilotfish.kube.informer import Change, Handler, Informer, Informers
 from pilotfish.kube.meta import matches_labels
 from pilotfish.kube.resources import (
     CONFIG_MAPS,
@@ -59,6 +59,7 @@ class Feed:
         self._changes: dict[tuple[str, str, str], int] = {}
         self._count = 0
         self._timers: dict[tuple[str, str, str], asyncio.TimerHandle] = {}
+        self._followers: dict[str, list[Handler]] = {}
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Start everything; returns when all that is there has been read once."""
@@ -162,6 +163,18 @@ class Feed:
             self._config[kind.kind] = informer
             if in_world:
                 informer.add_handler(self._changed)
+            for follower in self._followers.get(kind.kind, ()):
+                informer.add_handler(follower)
+
+    def follow(self, kind: str, handler: Handler) -> None:
+        """Call `handler` for every config object of a kind and its changes, also when the kind is served only later."""
+        self._followers.setdefault(kind, []).append(handler)
+        if (informer := self.informer(kind)) is not None:
+            informer.add_handler(handler)
+
+    def informer(self, kind: str) -> Informer | None:
+        """The objects of a kind of config; None while the API server does not serve it."""
+        return self._config.get(kind)
 
     def own_config_map(self, name: str) -> Mapping[str, str]:
         """Data of one of the control plane's ConfigMaps, empty when it is not there."""

@@ -6,7 +6,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
+
+from pilotfish.mesh.allocation import RANGES
 
 
 class OptionError(Exception):
@@ -53,6 +56,8 @@ class Options:
     token_audiences: tuple[str, ...] = ("istio-ca",)
     default_workload_ttl: timedelta = timedelta(hours=24)
     custom_hosts: tuple[str, ...] = ()
+    address_ranges: tuple[str, ...] = RANGES
+    """Where ServiceEntries without addresses get theirs from; empty: they get none."""
     debug_on_http: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -85,12 +90,27 @@ def read_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
     take("revision", "REVISION")
     take("cluster_id", "CLUSTER_ID")
     take("token_audiences", "TOKEN_AUDIENCES", _words)
+    found["address_ranges"] = _ranges(env)
     take("custom_hosts", "ISTIOD_CUSTOM_HOST", _words)
     take("default_workload_ttl", "DEFAULT_WORKLOAD_CERT_TTL", span("DEFAULT_WORKLOAD_CERT_TTL"))
     take("debug_on_http", "ENABLE_DEBUG_ON_HTTP", lambda value: value.lower() != "false")
     take("cacerts", "ROOT_CA_DIR", Path)
     take("cacerts_check", "ROOT_CA_CHECK_INTERVAL", span("ROOT_CA_CHECK_INTERVAL"))
     return found
+
+
+def _ranges(env: Mapping[str, str]) -> tuple[str, ...]:
+    if env.get("PILOT_ENABLE_IP_AUTOALLOCATE", "").lower() in ("false", "0"):
+        return ()
+    found = []
+    names = ("PILOT_IP_AUTOALLOCATE_IPV4_PREFIX", "PILOT_IP_AUTOALLOCATE_IPV6_PREFIX")
+    for name, usual in zip(names, RANGES, strict=True):
+        text = env.get(name) or usual
+        try:
+            found.append(str(ip_network(text)))
+        except ValueError as error:
+            raise OptionError(f"{name}: {text!r} is not a range of addresses such as {usual}: {error}") from error
+    return tuple(found)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from pilotfish.ca.distribution import RootDistribution
 from pilotfish.ca.keeper import SECRET_NAME, from_files, from_secret, needs_renewal, renew
 from pilotfish.ca.review import TokenReviewer
 from pilotfish.ca.service import CertificateService
+from pilotfish.daemon.addresses import AddressWriter
 from pilotfish.daemon.backend import MeshBackend
 from pilotfish.daemon.certificates import ServingCertificate
 from pilotfish.daemon.controlz import controlz
@@ -128,7 +129,10 @@ class Daemon:
         tasks.create_task(KeySets(self.world, self.fleet.changed).run(), name="key sets")
         status = StatusWriter(client, backend.problems)
         self.fleet.after_push = feed.on_problem = status.look
-        tasks.create_task(self._lead(client, informers, serving, status), name="leader election")
+        duties = {"status": status.run}
+        if options.address_ranges:
+            duties["addresses"] = AddressWriter(client, feed, options.address_ranges).run
+        tasks.create_task(self._lead(client, informers, serving, duties), name="leader election")
         log.info("pilotfishd %s serves %s", __version__, options.namespace)
 
     def _injection(self, feed: Feed) -> ContextOf:
@@ -233,9 +237,13 @@ class Daemon:
     # ----------------------------------------------------------------- leadership
 
     async def _lead(
-        self, client: Client, informers: Informers, serving: ServingCertificate, status: StatusWriter
+        self,
+        client: Client,
+        informers: Informers,
+        serving: ServingCertificate,
+        more: Mapping[str, Callable[[], Coroutine[Any, Any, None]]],
     ) -> None:
-        """What only one replica does. Every replica reloads the authority when it changes."""
+        """What only one replica does, `more` included. Every replica reloads the authority when it changes."""
         identity = f"{self.options.pod_name}_{socket.gethostname()}"
         election = LeaderElection(client, self.options.namespace, LEASE, identity)
 
@@ -251,7 +259,8 @@ class Daemon:
             async with asyncio.TaskGroup() as duties:
                 duties.create_task(distribution.run(), name="root distribution")
                 duties.create_task(self._renew_root(client), name="root renewal")
-                duties.create_task(status.run(), name="status")
+                for name, duty in more.items():
+                    duties.create_task(duty(), name=name)
 
         again = asyncio.Event()
         secrets = informers.get(SECRETS)
