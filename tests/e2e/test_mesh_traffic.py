@@ -188,6 +188,65 @@ spec: {type: ExternalName, externalName: httpbin.shop.svc.cluster.local, ports: 
         assert "grpc-status: 0" in shop.script(call)
 
 
+CAPTURED = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: captured}
+spec:
+  selector: {matchLabels: {app: captured}}
+  template:
+    metadata:
+      labels: {app: captured}
+      annotations: {proxy.istio.io/config: '{proxyMetadata: {ISTIO_META_DNS_CAPTURE: "true"}}'}
+    spec: {containers: [{name: captured, image: pilotfish/echo}]}
+"""
+OUTSIDE = """
+apiVersion: v1
+kind: Service
+metadata: {name: NAME}
+spec: {selector: {app: NAME}, ports: [{name: tcp, port: 9000}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: NAME}
+spec:
+  selector: {matchLabels: {app: NAME}}
+  template:
+    metadata: {labels: {app: NAME}}
+    spec: {containers: [{name: tcp, image: docker.io/istio/tcp-echo-server:1.3, args: ["9000", NAME]}]}
+---
+"""
+
+
+def test_tcp_services_without_addresses_are_told_apart(mesh: Mesh, shop: Shop) -> None:
+    """Two ServiceEntries for one TCP port, without addresses: a client that captures DNS reaches each by its name."""
+    entries = "".join(
+        istio(
+            "ServiceEntry",
+            name,
+            f"""
+hosts: [{name}.outside.test]
+location: MESH_EXTERNAL
+resolution: DNS
+ports: [{{number: 9000, name: tcp, protocol: TCP}}]
+endpoints: [{{address: {name}.{STREET}.svc.cluster.local}}]
+""",
+        )
+        for name in ("one", "two")
+    )
+    servers = "".join(OUTSIDE.replace("NAME", name) for name in ("one", "two"))
+    with mesh.objects(servers, STREET), mesh.objects(CAPTURED, SHOP), mesh.objects(entries, SHOP):
+        mesh.cluster.ready(STREET, "one", "two")
+        mesh.cluster.ready(SHOP, "captured")
+
+        def answer(name: str) -> str:
+            ask = f"(echo hello; sleep 0.3) | curl -s --max-time 3 telnet://{name}.outside.test:9000"
+            return shop.script(ask, deployment="captured")
+
+        wait_until(lambda: [answer("one"), answer("two")] == ["one hello\n", "two hello\n"], "an answer of each")
+        assert answer("one") == "one hello\n"
+
+
 def test_what_a_sidecar_may_reach(mesh: Mesh, shop: Shop) -> None:
     """REGISTRY_ONLY answers 502 to what its namespace does not import; a ServiceEntry opens the way."""
     outside = f"http://httpbin.{STREET}:8000/get"
