@@ -28,7 +28,7 @@ def cluster() -> Iterator[Cluster]:
         settings = [f"{TRACING}.zipkin.address=zipkin.istio-system:9411", f"{TRACING}.sampling=100"]
         settings += ["profile=minimal", "meshConfig.enableTracing=true"]
         one.pilotfish("install", "-y", *(word for setting in settings for word in ("--set", setting)))
-        console = render("console", "console", "istio-system", {"scrapeInterval": 1})
+        console = render("console", "console", "istio-system", {"scrapeInterval": 1, "auth": {"strategy": "anonymous"}})
         one.apply("\n---\n".join(map(json.dumps, console)), "istio-system")
         one.kubectl("create", "namespace", BOOKS)
         one.kubectl("label", "namespace", BOOKS, "istio-injection=enabled")

@@ -106,7 +106,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     store = await Store.open(tmp_path / "t.db")
     receiver = Receiver(store)
     task = asyncio.create_task(receiver.run())
-    async with serving(receiver.routes()) as url, aiohttp.ClientSession() as session:
+    async with serving([*receiver.routes(), *receiver.query_routes()]) as url, aiohttp.ClientSession() as session:
         yield Running(url, receiver, store, session)
     task.cancel()
     await store.close()

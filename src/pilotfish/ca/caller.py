@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pilotfish.ca.identity import SpiffeId
@@ -36,6 +36,8 @@ class ReviewedToken:
     groups: tuple[str, ...]
     audiences: tuple[str, ...]
     pod: str = ""
+    uid: str = ""
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 ReviewToken = Callable[[str, tuple[str, ...]], Awaitable[ReviewedToken]]

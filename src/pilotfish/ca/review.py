@@ -60,4 +60,6 @@ class TokenReviewer:
             groups=tuple(user.get("groups") or ()),
             audiences=tuple(status.get("audiences") or ()),
             pod=next(iter(extra.get(POD_KEY) or ()), ""),
+            uid=str(user.get("uid", "")),
+            extra=extra,
         )

@@ -10,13 +10,16 @@
 | `GET /api/traces/services` | `{"services": [name]}` |
 | `GET /api/traces/ID` | `{"trace": [Span]}` |
 
-Errors are `{"error": text}`: 400 for a wrong question, 404 for an unknown trace, 502 when the source fails.
+Errors are `{"error": text}`: 400 for a wrong question, 404 for an unknown trace, 502 when the source fails; 401 and 403
+for who may not ask (`pilotfish.console.access`). Who may see some namespaces only has to name one of them: by `where`
+and a label of a namespace, by `namespace`, by `service=NAME.NAMESPACE`; of traces such a reader sees the spans in
+these. `GET /healthz` answers everybody, with nothing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -24,18 +27,29 @@ import msgspec
 from aiohttp import web
 
 from pilotfish import __version__
+from pilotfish.console.access import (
+    Access,
+    AccessError,
+    Reader,
+    all_readable,
+    namespace_of,
+    namespaces_asked,
+    refusal,
+)
 from pilotfish.console.main import Options
 from pilotfish.errors import UserError
 from pilotfish.telemetry.query import MetricsSource, TraceSource
 from pilotfish.telemetry.receive import Receiver
 from pilotfish.telemetry.scrape import Scraper
+from pilotfish.telemetry.spans import Trace
 from pilotfish.telemetry.store import Store
 from pilotfish.telemetry.traffic import EDGE, edges, traffic
 
 _encode = msgspec.json.Encoder().encode
 _MAX_POINTS = 1000
 _MAX_TRACES = 1000
-_Handler = Callable[[web.Request], Awaitable[Any]]
+_BY_LABEL = "where=destination_workload_namespace=NAME, or another label of a namespace"
+_Handler = Callable[[web.Request, Reader], Awaitable[Any]]
 
 
 class _QuestionError(Exception):
@@ -53,6 +67,7 @@ class Api:
         receiver: Receiver,
         scraper: Scraper | None,
         options: Options,
+        access: Access,
     ) -> None:
         self._metrics = metrics
         self._traces = traces
@@ -60,6 +75,7 @@ class Api:
         self._receiver = receiver
         self._scraper = scraper
         self._options = options
+        self._access = access
 
     def routes(self) -> list[web.RouteDef]:
         table: dict[str, _Handler] = {
@@ -71,10 +87,27 @@ class Api:
             "/api/traces/services": self._services,
             "/api/traces/{id}": self._trace,
         }
-        return [web.get(path, _answer(handler)) for path, handler in table.items()]
+        routes = [web.get(path, self._answered(handler)) for path, handler in table.items()]
+        return [web.get("/healthz", _alive), *self._access.routes(), *routes]
 
-    async def _health(self, _: web.Request) -> Any:
+    def _answered(self, handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def answer(request: web.Request) -> web.Response:
+            try:
+                return _json(await handler(request, await self._access.reader(request)))
+            except AccessError as error:
+                return refusal(error)
+            except _QuestionError as error:
+                return _json({"error": str(error)}, 400)
+            except web.HTTPNotFound as error:
+                return _json({"error": error.text}, 404)
+            except UserError as error:
+                return _json({"error": str(error)}, 502)
+
+        return answer
+
+    async def _health(self, _: web.Request, reader: Reader) -> Any:
         states = list(self._scraper.states.values()) if self._scraper is not None else []
+        states = [one for one in states if await _shown(reader, dict(one.target.labels).get("namespace", ""))]
         return {
             "version": __version__,
             "problem": self._store.problem,
@@ -106,45 +139,53 @@ class Api:
             ],
         }
 
-    async def _traffic(self, request: web.Request) -> Any:
+    async def _traffic(self, request: web.Request, reader: Reader) -> Any:
         by = request.query.getall("by", list(EDGE))
+        where = _where(request)
+        await _limited(reader, namespaces_asked(where), _BY_LABEL)
         found = await traffic(
             self._metrics,
             by=by,
-            where=_where(request),
+            where=where,
             window=_positive(request, "window", 60.0),
             latency=request.query.get("latency", "true") == "true",
         )
         return {"traffic": found}
 
-    async def _graph(self, request: web.Request) -> Any:
+    async def _graph(self, request: web.Request, reader: Reader) -> Any:
+        namespaces = set(request.query.getall("namespace", []))
+        await _limited(reader, [namespaces], "namespace=NAME")
         found = await edges(
             self._metrics,
             window=_positive(request, "window", 60.0),
             latency=request.query.get("latency", "true") == "true",
         )
-        if namespaces := set(request.query.getall("namespace", [])):
+        if namespaces:
             names = ("source_workload_namespace", "destination_workload_namespace", "destination_service_namespace")
             found = [one for one in found if not namespaces.isdisjoint(one.labels[name] for name in names)]
         return {"edges": found}
 
-    async def _range(self, request: web.Request) -> Any:
+    async def _range(self, request: web.Request, reader: Reader) -> Any:
         metric = request.query.get("metric", "")
         if not metric:
             raise _QuestionError("name a metric: ?metric=istio_requests_total")
+        where = _where(request)
+        await _limited(reader, namespaces_asked(where), _BY_LABEL)
         since, step = _positive(request, "since", 600.0), _positive(request, "step", 15.0)
         if since / step > _MAX_POINTS:
             raise _QuestionError(f"more than {_MAX_POINTS} points: ask for a longer step or less time")
         now = time.time()
         found = await self._metrics.ranges(
-            metric, by=request.query.getall("by", []), where=_where(request), start=now - since, end=now, step=step
+            metric, by=request.query.getall("by", []), where=where, start=now - since, end=now, step=step
         )
         return {"series": [{"labels": labels, "points": points} for labels, points in found]}
 
-    async def _find(self, request: web.Request) -> Any:
+    async def _find(self, request: web.Request, reader: Reader) -> Any:
         query, now = request.query, time.time()
+        service = query.get("service", "")
+        await _limited(reader, [[namespace_of(service)]], "service=NAME.NAMESPACE")
         found = await self._traces.find(
-            service=query.get("service", ""),
+            service=service,
             since=now - _positive(request, "since", 600.0),
             until=now + 1,
             tags=dict(_pair(text, "tag") for text in query.getall("tag", [])),
@@ -152,14 +193,15 @@ class Api:
             max_duration=_positive(request, "max_duration", 0.0) or None,
             limit=min(int(_positive(request, "limit", 20)), _MAX_TRACES),
         )
-        return {"traces": found}
+        return {"traces": [await _readable(reader, trace) for trace in found]}
 
-    async def _services(self, _: web.Request) -> Any:
-        return {"services": await self._traces.services()}
+    async def _services(self, _: web.Request, reader: Reader) -> Any:
+        found = await self._traces.services()
+        return {"services": [one for one in found if await _shown(reader, namespace_of(one))]}
 
-    async def _trace(self, request: web.Request) -> Any:
+    async def _trace(self, request: web.Request, reader: Reader) -> Any:
         try:
-            found = await self._traces.trace(request.match_info["id"])
+            found = await _readable(reader, await self._traces.trace(request.match_info["id"]))
         except ValueError as error:
             raise _QuestionError(str(error)) from error
         if not found:
@@ -167,18 +209,30 @@ class Api:
         return {"trace": found}
 
 
-def _answer(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def answered(request: web.Request) -> web.Response:
-        try:
-            return _json(await handler(request))
-        except _QuestionError as error:
-            return _json({"error": str(error)}, 400)
-        except web.HTTPNotFound as error:
-            return _json({"error": error.text}, 404)
-        except UserError as error:
-            return _json({"error": str(error)}, 502)
+async def _alive(_: web.Request) -> web.Response:
+    return web.Response()
 
-    return answered
+
+async def _shown(reader: Reader, namespace: str) -> bool:
+    """Whether something of this namespace may be shown; with "" something of none."""
+    return await reader.may("") or (bool(namespace) and await reader.may(namespace))
+
+
+async def _limited(reader: Reader, asked: Iterable[Iterable[str]], how: str) -> None:
+    """Raises AccessError unless one list of namespaces that the question is limited to may be shown."""
+    if await reader.may(""):
+        return
+    for namespaces in asked:
+        if await all_readable(reader, namespaces):
+            return
+    raise AccessError(403, f"{reader.username} may not get all namespaces: limit the question to yours by {how}")
+
+
+async def _readable(reader: Reader, trace: Trace) -> Trace:
+    """The spans of a trace that may be shown."""
+    names = {namespace_of(span.service) for span in trace}
+    shown = {name for name in names if await _shown(reader, name)}
+    return [span for span in trace if namespace_of(span.service) in shown]
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 from grpclib.server import Server
 
+from pilotfish.console.access import Access, Anonymous, Tokens, for_all
 from pilotfish.console.api import Api
 from pilotfish.console.main import TRACE_SYSTEMS, Options
 from pilotfish.errors import UserError
@@ -62,9 +63,15 @@ async def collector(options: Options) -> AsyncIterator[Running]:
         receiver = Receiver(store)
         running.start(receiver.run(), "receive")
         running.start(_prune(store), "prune")
-        scraper = None
-        if metrics_source is None and options.cluster:
-            scraper = await _scraper(options, store, stack, running)
+        scraper: Scraper | None = None
+        access: Access = Anonymous()
+        scrapes = metrics_source is None and options.cluster
+        if scrapes or options.auth == "token":
+            client = _client(options, stack)
+            if scrapes:
+                scraper = _scraper(client, options, store, running)
+            if options.auth == "token":
+                access = Tokens(client)
         api = Api(
             metrics_source or StoredMetrics(store),
             trace_source or StoredTraces(store),
@@ -72,9 +79,11 @@ async def collector(options: Options) -> AsyncIterator[Running]:
             receiver,
             scraper,
             options,
+            access,
         )
         running.port = await _serve(api.routes(), options.address, options.port, stack)
-        running.receive_port = await _serve(receiver.routes(), options.address, options.receive_port, stack)
+        spans = [*receiver.routes(), *for_all(receiver.query_routes(), access)]
+        running.receive_port = await _serve(spans, options.address, options.receive_port, stack)
         running.otlp_port = await _serve_grpc(receiver.trace_service(), options.address, options.otlp_port, stack)
         ports = (running.port, running.receive_port, running.otlp_port)
         _log.info("listening on ports %d (API), %d (spans by HTTP) and %d (spans by gRPC)", *ports)
@@ -98,12 +107,16 @@ async def _traces(options: Options, stack: AsyncExitStack) -> TraceSource | None
     raise UserError(f"--traces {options.traces!r}: write SYSTEM=URL, where SYSTEM is one of {', '.join(TRACE_SYSTEMS)}")
 
 
-async def _scraper(options: Options, store: Store, stack: AsyncExitStack, running: Running) -> Scraper:
+def _client(options: Options, stack: AsyncExitStack) -> Client:
     try:
         client = Client.from_file(options.kubeconfig, user_agent="pilotfish-console")
     except KubeError as error:
         raise UserError(str(error)) from error
     stack.push_async_callback(client.close)
+    return client
+
+
+def _scraper(client: Client, options: Options, store: Store, running: Running) -> Scraper:
     pods = Informer(client, PODS, transform=pod_fields)
     slices = Informer(client, ENDPOINT_SLICES, options.namespace, labels="kubernetes.io/service-name=istiod")
     scraper = Scraper(store, pods, slices, interval=options.interval)

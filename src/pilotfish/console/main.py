@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import re
 import signal
@@ -18,6 +19,8 @@ from pilotfish.errors import UserError
 SIZE = re.compile(r"(\d+)(Ki|Mi|Gi)?")
 _UNITS = {None: 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 TRACE_SYSTEMS = ("zipkin", "jaeger", "tempo")
+STRATEGIES = ("token", "anonymous")
+"""Kiali's `openid`, `openshift` and `header` are not there."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Options:
     kubeconfig: Path | None = None
     cluster: bool = True
     """Whether to look for targets through the Kubernetes API."""
+    auth: str = "token"
+    """Who may ask: `token` or `anonymous`, see pilotfish.console.access."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,7 +92,15 @@ def _options(arguments: Sequence[str] | None) -> Options:
     add("--namespace", default=Options.namespace, help="where the control plane is")
     add("--kubeconfig", type=Path, help="outside a cluster")
     add("--no-cluster", action="store_true", help="only receive spans; do not look for targets")
+    add(
+        "--auth-strategy",
+        choices=STRATEGIES,
+        help="who may ask; on loopback anonymous, else token",
+    )
     given = parser.parse_args(arguments)
+    auth = given.auth_strategy or ("anonymous" if _is_loopback(given.address) else "token")
+    if auth == "token" and given.no_cluster:
+        parser.error("--auth-strategy token needs a cluster to know its tokens: give anonymous, or listen on loopback")
     if given.window < 10 * given.scrape_interval:
         parser.error("--window: at least ten times --scrape-interval is needed to tell what a counter increased by")
     return Options(
@@ -104,7 +117,15 @@ def _options(arguments: Sequence[str] | None) -> Options:
         namespace=given.namespace,
         kubeconfig=given.kubeconfig,
         cluster=not given.no_cluster,
+        auth=auth,
     )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 def _port(text: str) -> int:

@@ -307,11 +307,13 @@ class Client:
         params: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
         accept: str = "",
     ) -> Object:
         """Any request whose answer is JSON. `body` is encoded as JSON unless it is bytes already."""
+        accept = accept or "application/json"
         raw = await self.request_raw(
-            method, path, params=params, body=body, content_type=content_type, accept=accept or "application/json"
+            method, path, params=params, body=body, content_type=content_type, headers=headers, accept=accept
         )
         answer: Object = _decode(raw)
         return answer
@@ -324,11 +326,19 @@ class Client:
         params: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
         accept: str = "*/*",
     ) -> bytes:
         """Any request; the answer as it came (logs, metrics, OpenAPI)."""
         async with self.stream(
-            method, path, params=params, body=body, content_type=content_type, accept=accept, timeout_seconds=60.0
+            method,
+            path,
+            params=params,
+            body=body,
+            content_type=content_type,
+            headers=headers,
+            accept=accept,
+            timeout_seconds=60.0,
         ) as response:
             try:
                 return await response.read()
@@ -344,11 +354,12 @@ class Client:
         params: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
         accept: str = "",
         timeout_seconds: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A successful answer whose body the caller reads as it comes, without a time limit unless one is given."""
-        headers = {"Accept": accept or "application/json"}
+        headers = {**(headers or {}), "Accept": accept or "application/json"}
         data: bytes | None = None
         if body is not None:
             data = body if isinstance(body, bytes) else msgspec.json.encode(body)

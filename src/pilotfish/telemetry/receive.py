@@ -43,7 +43,7 @@ class Counts:
 
 
 class Receiver:
-    """Put `routes()` and `trace_service()` into servers and `run` it."""
+    """Put `routes()`, `query_routes()` and `trace_service()` into servers and `run` it."""
 
     def __init__(self, store: Store) -> None:
         self.counts = Counts()
@@ -64,14 +64,20 @@ class Receiver:
             await asyncio.sleep(0.05)  # gathers, so that a busy mesh costs few transactions
 
     def routes(self) -> list[web.RouteDef]:
+        """Where spans are sent."""
         return [
             web.post("/api/v2/spans", self._zipkin),
             web.post("/v1/traces", self._otlp),
+            web.get("/health", self._health),
+        ]
+
+    def query_routes(self) -> list[web.RouteDef]:
+        """Zipkin's API for asking."""
+        return [
             web.get("/api/v2/traces", self._traces),
             web.get("/api/v2/trace/{id}", self._trace),
             web.get("/api/v2/services", self._services),
             web.get("/api/v2/spans", self._names),
-            web.get("/health", self._health),
         ]
 
     def trace_service(self) -> TraceService:
