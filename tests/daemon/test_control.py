@@ -255,7 +255,8 @@ async def test_debug_over_xds(plane: ControlPlane, cluster: Cluster, client: Cli
         page = await ask("istio.io/debug", "connections", admin)
         assert json.loads(page.resources[0].value)["totalClients"] >= 1
         assert json.loads(states.control_plane.identifier)["Component"] == "istiod"
-        assert not (await ask("istio.io/debug/config_dump", "nobody", admin)).resources
+        nobody = await ask("istio.io/debug/config_dump", "nobody", admin)
+        assert b"Proxy not connected to this Pilot instance." in nobody.resources[0].value
         for name, text in (
             ("config_dump?proxyID=nobody", b"Proxy not connected to this Pilot instance."),
             ("config_dump", b"You must provide a proxyID in the query string"),

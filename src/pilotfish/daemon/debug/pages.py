@@ -141,8 +141,8 @@ class Debug:
             question = Question({"proxyID": names[0] if len(names) == 1 else ""}, namespaces)
             try:
                 return request.type_url, self._proxies.packed_dump(question)
-            except PageError:
-                return request.type_url, []
+            except PageError as error:  # with this text istioctl asks the next replica
+                return request.type_url, [("", DEBUG_TYPE, error.text.encode())]
         if request.type_url != DEBUG_TYPE or len(names) != 1:
             raise GRPCError(Status.INVALID_ARGUMENT, "exactly one debug request is required")
         page, _, rest = names[0].partition("?")
