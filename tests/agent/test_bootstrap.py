@@ -42,6 +42,23 @@ async def test_envoy_accepts_it(tmp_path: Path, kind: str, environment: dict[str
 
 
 @pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "shop.book"),
+        ({"serviceCluster": "mine"}, "mine"),
+        ({"tracingServiceName": "APP_LABEL_AND_NAMESPACE"}, "shop.book"),
+        ({"tracingServiceName": "CANONICAL_NAME_ONLY"}, "store"),
+        ({"tracingServiceName": "CANONICAL_NAME_AND_NAMESPACE"}, "store.book"),
+    ],
+)
+def test_name_in_traces(tmp_path: Path, settings: dict[str, str], name: str) -> None:
+    """The node's cluster, which tracers take for the service's name, follows ProxyConfig."""
+    (tmp_path / "labels").write_text('app="shop"\nservice.istio.io/canonical-name="store"\n')
+    options = read("sidecar", environment={**WHO, "PROXY_CONFIG": json.dumps(settings)}, podinfo=tmp_path)
+    assert bootstrap(options)["node"]["cluster"] == name
+
+
+@pytest.mark.parametrize(
     ("environment", "text"),
     [
         ({"POD_NAME": ""}, "POD_NAME"),

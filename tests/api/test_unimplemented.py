@@ -26,6 +26,8 @@ NO_EFFECT |= {
     "maxNumberOfAnnotations",
     "maxNumberOfMessageEvents",
 }
+NO_EFFECT |= {"extraStatTags"}
+"""Not needed: custom tags are labels of the metrics anyway."""
 
 
 class Inner(Api, frozen=True):

@@ -83,6 +83,17 @@ class Authority:
         )
         return Credentials(self.pem, made.public_bytes(serialization.Encoding.PEM), private)
 
+    def revocations(self, *revoked: Credentials) -> bytes:
+        """A list of revoked certificates, PEM."""
+        now = dt.datetime.now(dt.UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.root.subject)
+        builder = builder.last_update(now - dt.timedelta(minutes=5)).next_update(now + dt.timedelta(hours=1))
+        for one in revoked:
+            serial = x509.load_pem_x509_certificate(one.chain).serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
 
 AUTHORITY = Authority()
 """The mesh's root in these tests."""

@@ -390,6 +390,51 @@ stringData:
         assert (reply.status, reply.headers["location"]) == (301, "https://a.test/x")
 
 
+async def test_a_revoked_client_is_refused(tmp_path: Path) -> None:
+    """A client whose certificate is on the list that comes with the credential is turned away, others are not."""
+    authority = rig.Authority()
+    server, good, bad = (authority.issue(f"{name}.test") for name in ("a", "good", "bad"))
+    text = f"""
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: tls}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+    - port: {{number: 8443, name: a, protocol: HTTPS}}
+      hosts: [a.test]
+      tls: {{mode: MUTUAL, credentialName: a}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: web}}
+spec: {{hosts: [a.test], gateways: [tls], http: [{{route: [{{destination: {{host: web}}}}]}}]}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: a}}
+stringData:
+  tls.crt: |
+{_indented(server.chain)}
+  tls.key: |
+{_indented(server.key)}
+  ca.crt: |
+{_indented(server.root)}
+  ca.crl: |
+{_indented(authority.revocations(bad))}
+"""
+    contexts = []
+    for name, client in (("good", good), ("bad", bad)):
+        (tmp_path / f"{name}.pem").write_bytes(client.chain + client.key)
+        context = ssl.create_default_context(cadata=authority.pem.decode())
+        context.load_cert_chain(tmp_path / f"{name}.pem")
+        contexts.append(context)
+    async with mesh(tmp_path, text, "v1") as (envoy, _):
+        assert (await envoy.request(8443, host="a.test", tls=contexts[0], sni="a.test")).name == "v1"
+        with pytest.raises(Exception, match=r"(?i)ssl|certificate|alert|disconnected|broken pipe|reset"):
+            await envoy.request(8443, host="a.test", tls=contexts[1], sni="a.test")
+
+
 def _indented(pem: bytes) -> str:
     return "\n".join(f"    {line}" for line in pem.decode().splitlines())
 

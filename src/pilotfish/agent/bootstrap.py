@@ -49,9 +49,8 @@ def bootstrap(options: Options, *, mark: bool = False) -> dict[str, Any]:
     With `mark`, upstream sockets carry the mark 1337: the way to tell the proxy's traffic from the application's where
     it cannot have a user of its own.
     """
-    name = f"{options.labels.get('app') or options.metadata.get('WORKLOAD_NAME') or options.pod}.{options.namespace}"
     document: dict[str, Any] = {
-        "node": {"id": options.node_id, "cluster": name, "metadata": options.node_metadata},
+        "node": {"id": options.node_id, "cluster": service_name(options), "metadata": options.node_metadata},
         "admin": {"address": _address("127.0.0.1", int(options.proxy["proxyAdminPort"]))},
         "dynamic_resources": {
             "lds_config": ADS,
@@ -75,6 +74,23 @@ def bootstrap(options: Options, *, mark: bool = False) -> dict[str, Any]:
     return document
 
 
+def service_name(options: Options) -> str:
+    """The name of the workload in its traces, as `serviceCluster` or `tracingServiceName` of its ProxyConfig asks."""
+    asked = str(options.proxy.get("serviceCluster") or "")
+    if asked not in ("", "istio-proxy"):
+        return asked
+    workload = str(options.metadata.get("WORKLOAD_NAME") or options.pod)
+    canonical = next((found for label in _CANONICAL if (found := options.labels.get(label))), workload)
+    match options.proxy.get("tracingServiceName"):
+        case "CANONICAL_NAME_ONLY":
+            return canonical
+        case "CANONICAL_NAME_AND_NAMESPACE":
+            return f"{canonical}.{options.namespace}"
+        case _:
+            return f"{options.labels.get('app') or workload}.{options.namespace}"
+
+
+_CANONICAL = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 _ADMIN_LAYER = {"name": "admin", "admin_layer": {}}
 _CONNECTION_LIMIT = {
     "name": "envoy.resource_monitors.global_downstream_max_connections",

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from pilotfish.agent.http import Response, TooLargeError, fetch
-from pilotfish.agent.options import AgentError, Options
+from pilotfish.agent.options import AgentError, Options, seconds
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Proxy:
             str(self._binary),
             *("-c", str(bootstrap), "--disable-hot-restart", "--service-zone", "", "--local-address-ip-version", "v4"),
             *("--drain-time-s", str(int(_drain(options))), "--drain-strategy", "immediate"),
-            *("--file-flush-interval-msec", "1000"),  # access logs; Envoy's default is 10 s
+            *_flush(options),
             *("--log-level", options.log_level, "--component-log-level", options.component_log_level),
             *("--log-format", "%Y-%m-%dT%T.%fZ\t%l\tenvoy %n %g:%#\t%v\tthread=%t", "--allow-unknown-static-fields"),
         ]
@@ -127,9 +127,16 @@ class Proxy:
             await asyncio.sleep(1)
 
 
-def _drain(options: Options) -> float:
-    from pilotfish.agent.options import seconds  # noqa: PLC0415 (a name that would shadow arguments elsewhere)
+def _flush(options: Options) -> list[str]:
+    """When buffered access logs are written: after a second (Envoy waits for ten), or as ProxyConfig says."""
+    interval = seconds(str(options.proxy.get("fileFlushInterval") or "1s"), "fileFlushInterval")
+    arguments = ["--file-flush-interval-msec", str(round(interval * 1000))]
+    if size := options.proxy.get("fileFlushMinSizeKb"):
+        arguments += ["--file-flush-min-size-kb", str(int(size))]
+    return arguments
 
+
+def _drain(options: Options) -> float:
     return max(1.0, seconds(str(options.proxy["drainDuration"]), "drainDuration"))
 
 

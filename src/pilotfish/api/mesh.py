@@ -250,7 +250,7 @@ class ProxyConfig(Api, frozen=True):
     config_path: str = "./etc/istio/proxy"
     binary_path: str = "/usr/local/bin/envoy"
     service_cluster: str = "istio-proxy"
-    tracing_service_name: Annotated[TracingServiceName | None, UNIMPLEMENTED] = None
+    tracing_service_name: TracingServiceName | None = None
     drain_duration: Duration = Duration(45_000_000_000)
     discovery_address: str = "istiod.istio-system.svc:15012"
     discovery_refresh_delay: Annotated[Duration | None, UNIMPLEMENTED] = None
@@ -274,7 +274,8 @@ class ProxyConfig(Api, frozen=True):
     """Environment of the proxy; ISTIO_META_* becomes node metadata."""
     runtime_values: StringMap = {}
     status_port: Int32 = 15020
-    extra_stat_tags: Annotated[tuple[str, ...], UNIMPLEMENTED] = ()
+    extra_stat_tags: tuple[str, ...] = ()
+    """Not needed: tags that Telemetry resources add are labels of the metrics without being named here."""
     gateway_topology: Topology | None = None
     termination_drain_duration: Duration = Duration(5_000_000_000)
     mesh_id: str = ""
@@ -285,8 +286,8 @@ class ProxyConfig(Api, frozen=True):
     image: ProxyImage | None = None
     private_key_provider: Annotated[PrivateKeyProvider | None, UNIMPLEMENTED] = None
     proxy_headers: ProxyHeaders | None = None
-    file_flush_interval: Annotated[Duration | None, UNIMPLEMENTED] = None
-    file_flush_min_size_kb: Annotated[UInt32, UNIMPLEMENTED] = 0
+    file_flush_interval: Duration | None = None
+    file_flush_min_size_kb: UInt32 = 0
     stats_compression: Annotated[bool | None, UNIMPLEMENTED] = None
     connection_settings: ConnectionSettings | None = None
 

@@ -267,7 +267,7 @@ class ClientTLSSettings(Api, frozen=True):
     """Server name sent in the handshake."""
     insecure_skip_verify: bool | None = None
     """Do not check the server's certificate."""
-    ca_crl: Annotated[str, UNIMPLEMENTED] = ""
+    ca_crl: str = ""
     """File with the revocation list for the server's certificate."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pilotfish.api.meta import DEPRECATED, REQUIRED, UNIMPLEMENTED, Api, Rule, StringMap, UInt32, schema
+from pilotfish.api.meta import DEPRECATED, REQUIRED, Api, Rule, StringMap, UInt32, schema
 
 
 class ServerTLSMode(StrEnum):
@@ -60,7 +60,7 @@ class ServerTLSSettings(Api, frozen=True):
     """File with the server's private key."""
     ca_certificates: str = ""
     """File with the CA certificates that client certificates are checked against."""
-    ca_crl: Annotated[str, UNIMPLEMENTED] = ""
+    ca_crl: str = ""
     """File with the revocation list for client certificates."""
     credential_name: str = ""
     """Secret, in the gateway's namespace, with key and certificate (and CA)."""
