@@ -431,7 +431,7 @@ class HttpService(Api, frozen=True):
 
 class GrpcService(Api, frozen=True):
     timeout: Duration | None = None
-    initial_metadata: Annotated[tuple[HttpHeader, ...], UNIMPLEMENTED] = ()
+    initial_metadata: tuple[HttpHeader, ...] = ()
 
 
 class ResourceDetectors(Api, frozen=True):

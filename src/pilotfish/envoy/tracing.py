@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from pilotfish.api.mesh import ExtensionProvider, ProxyTag, ProxyTracing, ZipkinContextOption
+from pilotfish.api.mesh import ExtensionProvider, HttpHeader, ProxyTag, ProxyTracing, ZipkinContextOption
 from pilotfish.api.telemetry import CustomTag, Tracing
 from pilotfish.engine import Db, query
 from pilotfish.envoy.proto import Fields, extension, pack
@@ -146,7 +147,8 @@ def _provider(db: Db, found: ExtensionProvider, view: View) -> Fields | None:
     cluster = telemetry.provider_cluster(db, settings.service, settings.port) if settings is not None else None
     if settings is None or cluster is None:
         return None
-    host, grpc = settings.service.rpartition("/")[2], {"envoy_grpc": {"cluster_name": cluster}}
+    host = settings.service.rpartition("/")[2]
+    grpc: Fields = {"envoy_grpc": {"cluster_name": cluster, "authority": host}}
     service = f"{workloads.canonical_name(dict(view.labels), view.workload)}.{view.namespace}"
     if (zipkin := found.zipkin) is not None:
         both = zipkin.trace_context_option is ZipkinContextOption.USE_B3_WITH_W3C_PROPAGATION
@@ -161,13 +163,23 @@ def _provider(db: Db, found: ExtensionProvider, view: View) -> Fields | None:
         fields = {"grpc_service": grpc, "client_config": client}
         return extension("envoy.tracers.skywalking", "envoy.config.trace.v3.SkyWalkingConfig", fields)
     fields = {"service_name": service}
-    http = found.opentelemetry.http if found.opentelemetry is not None else None
-    if http is None:
-        fields["grpc_service"] = grpc
+    given = found.opentelemetry
+    if given is not None and (http := given.http) is not None:
+        timeout = seconds(10) if http.timeout is None else duration(http.timeout)
+        uri = {"uri": f"http://{host}:{settings.port}{http.path}", "cluster": cluster, "timeout": timeout}
+        added = [{"header": one, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"} for one in _headers(http.headers)]
+        fields["http_service"] = {"http_uri": uri, "request_headers_to_add": added}
     else:
-        uri = {"uri": f"http://{host}:{settings.port}{http.path}", "cluster": cluster, "timeout": {"seconds": 10}}
-        fields["http_service"] = {"http_uri": uri}
+        if given is not None and given.grpc is not None:
+            if given.grpc.timeout is not None:
+                grpc["timeout"] = duration(given.grpc.timeout)
+            grpc["initial_metadata"] = _headers(given.grpc.initial_metadata)
+        fields["grpc_service"] = grpc
     return extension("envoy.tracers.opentelemetry", "envoy.config.trace.v3.OpenTelemetryConfig", fields)
+
+
+def _headers(found: Iterable[HttpHeader]) -> list[Fields]:
+    return [{"key": one.name, "value": one.value} for one in found if one.value is not None]
 
 
 def _zipkin(cluster: str, host: str, path: str = "", *, short: bool = False, w3c: bool = False) -> Fields:
