@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 from tests.charts import helm
@@ -11,7 +10,12 @@ from tests.e2e.harness import Cluster, CommandError
 
 IMAGE = "docker.io/istio/pilot"
 AGENT_IMAGE = "docker.io/istio/proxyv2"
-CHARTS = Path("manifests/charts")
+BASE, DISCOVERY = Path("manifests/charts/base"), Path("manifests/charts/istio-control/istio-discovery")
+STOCK = (
+    "--set",
+    "telemetry.enabled=false,pilot.env.PILOT_ENABLE_METADATA_EXCHANGE=false,pilot.env.PILOT_ENABLE_ALPN_FILTER=false",
+)
+"""Values without which istiod sends filters that only Istio's build of Envoy has."""
 
 
 def add_images(cluster: Cluster, programs: Path, envoy: Path) -> None:
@@ -22,29 +26,32 @@ def add_images(cluster: Cluster, programs: Path, envoy: Path) -> None:
     cluster.pilotfish(*common, *shown, AGENT_IMAGE, "--", str(programs / "pilot-agent"))
 
 
-def install(cluster: Cluster, source: Path, chart: str, name: str, *arguments: str) -> None:
-    """`helm install` of one of Istio's charts; its namespace is made."""
-    program = helm.find()
-    assert program is not None, "Helm was not built"
-    command = [program, "install", name, str(source / CHARTS / chart), "-n", "istio-system", "--create-namespace"]
-    _run([*command, *arguments], cluster.env())
-
-
-def install_istiod(cluster: Cluster, programs: Path, source: Path, envoy: Path, *arguments: str) -> None:
-    """The CRDs and istiod, ready. `arguments`: for `helm install` of the chart istiod, such as `--set`."""
-    add_images(cluster, programs, envoy)
-    install(cluster, source, "base", "istio-base")
+def values(source: Path, envoy: Path) -> tuple[str, ...]:
+    """For Helm, of the chart of istiod: the images above, and where they find Envoy and its bootstrap."""
     # Istio's image of the proxy has both at fixed places; here they are where they were built.
     template = source / "tools/packaging/common/envoy_bootstrap.json"
     proxy = (
         f"meshConfig.defaultConfig.binaryPath={envoy},meshConfig.defaultConfig.proxyBootstrapTemplatePath={template}"
     )
-    values = ("--set", "global.hub=docker.io/istio,global.tag=interop", "--set", proxy)
-    install(cluster, source, "istio-control/istio-discovery", "istiod", *values, *arguments)
+    return ("--set", "global.hub=docker.io/istio,global.tag=interop", "--set", proxy)
+
+
+def install_istiod(cluster: Cluster, programs: Path, source: Path, envoy: Path, *arguments: str) -> None:
+    """The CRDs and istiod, ready. `arguments`: for `helm install` of the chart istiod, such as `--set`."""
+    add_images(cluster, programs, envoy)
+    new = ("-n", "istio-system", "--create-namespace")
+    run_helm(cluster, "install", "istio-base", str(source / BASE), *new)
+    run_helm(cluster, "install", "istiod", str(source / DISCOVERY), *new, *values(source, envoy), *arguments)
     cluster.ready("istio-system", "istiod", seconds=90)
 
 
-def _run(command: list[str], env: Mapping[str, str]) -> None:
-    done = subprocess.run(command, env=dict(env), capture_output=True, text=True, check=False, timeout=120, cwd="/")
+def run_helm(cluster: Cluster, *arguments: str) -> str:
+    """Real Helm against the cluster; what it printed."""
+    program = helm.find()
+    assert program is not None, "Helm was not built"
+    done = subprocess.run(
+        [program, *arguments], env=cluster.env(), capture_output=True, text=True, check=False, timeout=150, cwd="/"
+    )
     if done.returncode:
-        raise CommandError(f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        raise CommandError(f"helm {arguments} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout

@@ -1,0 +1,245 @@
+"""The wire contract is the border: Istio's agent with our control plane, our agent with Istio's, and one control plane
+in place of the other below running pods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+from tests.e2e.harness import fresh, wait_until
+
+from pilotfish.envoy.proto import envoy_binary
+
+from .agents import NAMESPACE, ROOT, Town, Traffic, workload
+from .istiod import BASE, DISCOVERY, STOCK, add_images, install_istiod, run_helm, values
+
+pytestmark = [pytest.mark.xdist_group("interop-agents")]
+
+THEIRS, SOTW, OURS, STREET = "theirs", "theirs-sotw", "ours", "street"
+"""Istio's agent; the same with state-of-the-world streams and DNS capture; our agent with DNS capture; no agent."""
+NAMES = [THEIRS, SOTW, OURS]
+PAIRS = list(product(NAMES, NAMES))
+STRICT = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default}
+spec: {mtls: {mode: STRICT}}
+"""
+
+
+@pytest.fixture(scope="module", params=["pilotfishd", "istiod"])
+def town(request: pytest.FixtureRequest, programs: Path, istio_source: Path) -> Iterator[Town]:
+    """Workloads with both agents under one of the control planes, with strict mutual TLS."""
+    with fresh("rootful") as cluster:
+        cluster.up()
+        one = Town(cluster, programs, istio_source, envoy_binary())
+        if request.param == "istiod":
+            install_istiod(cluster, programs, istio_source, one.envoy, *STOCK)
+        else:
+            add_images(cluster, programs, one.envoy)
+            cluster.pilotfish("install", "-y", "--set", "profile=minimal")
+        cluster.kubectl("create", "namespace", NAMESPACE)
+        one.apply(STRICT, "istio-system")
+        one.apply(one.with_istios_agent(workload(THEIRS, PROXY_CONFIG_XDS_AGENT="true")))
+        one.apply(one.with_istios_agent(workload(SOTW, ISTIO_DELTA_XDS="false", ISTIO_META_DNS_CAPTURE="true")))
+        one.apply(one.with_our_agent(workload(OURS, ISTIO_META_DNS_CAPTURE="true")))
+        one.apply(workload(STREET))
+        cluster.ready(NAMESPACE)
+        yield one
+
+
+def test_pods_are_those_of_the_two_injectors(town: Town) -> None:
+    """Each has its agent beside it, and its probes go through the agent."""
+    seen = {}
+    for pod in town.cluster.get("pods", "-n", NAMESPACE)["items"]:
+        app, *proxy = pod["spec"]["containers"]
+        seen[pod["metadata"]["labels"]["app"]] = [one["image"] for one in proxy]
+        path = app["readinessProbe"]["httpGet"]["path"]
+        assert path == ("/app-health/app/readyz" if proxy else "/")
+    assert seen.pop(STREET) == []
+    assert seen[THEIRS] == seen[SOTW] == ["docker.io/istio/proxyv2:interop"]
+    assert seen[OURS][0].startswith("docker.io/pilotfish/proxyv2:")
+    assert "pilot-agent" in town.run(THEIRS, "ps", "-o", "args=", "1", container="istio-proxy")
+
+
+@pytest.mark.parametrize("client", NAMES)
+def test_everybody_reaches_everybody_as_themselves(town: Town, client: str) -> None:
+    """Requests and TCP connections between all agents use mutual TLS with the workload's identity; without, nobody
+    gets in."""
+    for server in NAMES:
+        town.expect("200", [client], f"http://{server}/")
+        proved = town.headers(client, f"http://{server}/")["x-forwarded-client-cert"]
+        assert f"URI=spiffe://cluster.local/ns/{NAMESPACE}/sa/{client}" in proved
+        assert f"By=spiffe://cluster.local/ns/{NAMESPACE}/sa/{server}" in proved
+        line = f"(echo hello; sleep 0.3) | curl -s --max-time 3 telnet://{server}:9090; true"
+        assert town.run(client, "sh", "-c", line) == "hello\n"
+    assert town.status(STREET, f"http://{client}/") == "000"
+
+
+def test_routes_follow(town: Town) -> None:
+    """A VirtualService holds for the callers with both agents, and is gone again without it."""
+    rule = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: teapot}
+spec:
+  hosts: [ours]
+  http: [{match: [{uri: {prefix: /tea}}], directResponse: {status: 418}}, {route: [{destination: {host: theirs}}]}]
+"""
+    town.apply(rule)
+    town.expect("418", NAMES, "http://ours/tea")
+    for name in NAMES:
+        assert f"/sa/{THEIRS};" in town.headers(name, "http://ours/")["x-forwarded-client-cert"]
+    town.delete(rule)
+    town.expect("200", NAMES, "http://ours/tea")
+
+
+def test_captured_names(town: Town) -> None:
+    """A ServiceEntry's host, which no DNS server knows, is a name for whoever captures DNS, and follows changes."""
+    entry = """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: elsewhere}
+spec:
+  hosts: [HOST]
+  addresses: [240.9.9.9]
+  ports: [{number: 80, targetPort: 8080, name: http, protocol: HTTP}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  workloadSelector: {labels: {app: theirs}}
+"""
+    for host in ("one.example.org", "two.example.org"):
+        town.apply(entry.replace("HOST", host))
+        town.expect("200", (SOTW, OURS), f"http://{host}/")
+        assert "Could not resolve host" in town.ask(THEIRS, f"http://{host}/")
+    town.expect("000", (SOTW, OURS), "http://one.example.org/")
+    town.expect("200", (SOTW, OURS), "http://ours/")
+    town.delete(entry)
+
+
+FRESH = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: fresh-NAME}
+spec: {host: NAME, trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 1}}}}
+"""
+
+
+def test_certificates_are_renewed_below_traffic(town: Town) -> None:
+    """Certificates of 20 s are renewed by both agents again and again; each request makes a connection of its own to
+    the other proxy, and none fails."""
+    brief = [("brief-theirs", town.with_istios_agent), ("brief-ours", town.with_our_agent)]
+    manifests = [inject(workload(name, SECRET_TTL="20s")) for name, inject in brief]
+    names = [name for name, _ in brief]
+    manifests += [FRESH.replace("NAME", name) for name in (THEIRS, OURS, *names)]
+    for one in manifests:
+        town.apply(one)
+    town.cluster.ready(NAMESPACE, *names)
+
+    def certificate(name: str) -> str:
+        """The hash of what a client shows."""
+        found = re.search(r"Hash=(\w+)", town.headers(name, "http://theirs/")["x-forwarded-client-cert"])
+        assert found is not None
+        return found[1]
+
+    with Traffic(town, [*product(names, names), (names[0], OURS), (names[1], THEIRS)]) as traffic:
+        for name in names:
+            seen = {certificate(name)}
+
+            def renewed(name: str = name, seen: set[str] = seen) -> bool:
+                seen.add(certificate(name))
+                return len(seen) >= 3
+
+            wait_until(renewed, f"{name} renews twice", 45)
+    assert traffic.failures() == {}
+    for one in manifests:
+        town.delete(one)
+
+
+def test_the_control_plane_restarts_below_traffic(town: Town) -> None:
+    """No request fails while the control plane is replaced, and all proxies follow the new one."""
+    with Traffic(town, PAIRS) as traffic:
+        town.cluster.kubectl("rollout", "restart", "-n", "istio-system", "deploy/istiod")
+        town.cluster.kubectl("rollout", "status", "-n", "istio-system", "deploy/istiod", "--timeout=90s")
+        follow(town)
+    assert traffic.failures() == {}
+
+
+def follow(town: Town) -> None:
+    """Wait until every proxy has heard of a change made now."""
+    rule = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: heard}
+spec:
+  hosts: [street]
+  http: [{directResponse: {status: 299}}]
+"""
+    town.apply(rule)
+    town.expect("299", NAMES, "http://street/", 60)
+    town.delete(rule)
+    town.expect("200", NAMES, "http://street/", 60)
+
+
+def test_what_people_ask_the_agent(town: Town) -> None:
+    """`pilot-agent request` and `wait`, readiness, and the page with the metrics of agent, proxy and application."""
+    agent = str(town.programs / "pilot-agent")
+    assert '"state": "LIVE"' in town.run(THEIRS, agent, "request", "GET", "server_info", container="istio-proxy")
+    town.run(THEIRS, agent, "wait", "--timeoutSeconds", "5", container="istio-proxy")
+    assert town.status(THEIRS, "http://localhost:15021/healthz/ready") == "200"
+    page = town.ask(THEIRS, "http://localhost:15020/stats/prometheus")
+    assert "istio_agent_cert_expiry_seconds" in page
+    assert "envoy_cluster_upstream_cx_total" in page or "envoy_server_uptime" in page
+
+
+def test_one_control_plane_in_place_of_the_other(town: Town) -> None:
+    """With `helm upgrade`, below running pods and traffic: the same root, every proxy comes over, certificates of the
+    new authority are trusted, and no request fails; and back."""
+    istio = town.cluster.kubectl("get", "deploy", "-n", "istio-system", "istiod", "-o", "yaml")
+    if "docker.io/istio/pilot" not in istio:
+        pytest.skip("from Istio's to ours and back; this cluster began with ours")
+    root = ("get", "secret", "-n", "istio-system", "istio-ca-secret", "-o", "jsonpath={.data}")
+    before, pods = town.cluster.kubectl(*root), _pods(town)
+    ours = [("istio-base", ROOT / "charts" / "base", ()), ("istiod", ROOT / "charts" / "istiod", ())]
+    theirs = [
+        ("istio-base", town.source / BASE, ()),
+        ("istiod", town.source / DISCOVERY, (*values(town.source, town.envoy), *STOCK)),
+    ]
+    with Traffic(town, PAIRS) as traffic:
+        for releases, image in ((ours, "pilotfishd"), (theirs, "istio/pilot")):
+            for name, chart, arguments in releases:
+                run_helm(
+                    town.cluster,
+                    "upgrade",
+                    name,
+                    str(chart),
+                    "-n",
+                    "istio-system",
+                    "--wait",
+                    "--reset-values",
+                    *arguments,
+                )
+            deployment = town.cluster.get("deploy", "-n", "istio-system", "istiod")
+            assert image in deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+            follow(town)
+            # A certificate of the new authority: a pod that starts now.
+            town.cluster.kubectl("delete", "pod", "-n", NAMESPACE, "-l", "app=newcomer", "--ignore-not-found")
+            town.apply(town.with_istios_agent(workload("newcomer")))
+            town.cluster.ready(NAMESPACE, "newcomer")
+            town.expect("200", NAMES, "http://newcomer/")
+            for name in NAMES:
+                town.expect("200", ["newcomer"], f"http://{name}/")
+    assert traffic.failures() == {}
+    assert town.cluster.kubectl(*root) == before
+    assert pods.items() <= _pods(town).items()
+
+
+def _pods(town: Town) -> dict[str, int]:
+    """The restarts of each pod."""
+    return {
+        pod["metadata"]["name"]: sum(one["restartCount"] for one in pod["status"]["containerStatuses"])
+        for pod in town.cluster.get("pods", "-n", NAMESPACE)["items"]
+    }
