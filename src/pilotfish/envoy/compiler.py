@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from pilotfish.engine import Db, Facet, Input, QueryFailed, Source
 from pilotfish.envoy import envoy_filters, virtual_hosts
 from pilotfish.envoy.outbound_listeners import Address
+from pilotfish.envoy.proxies import Addresses, Part, Parts, joined
 from pilotfish.envoy.resource import ENDPOINT, ROUTE, Resource, field, finish
 from pilotfish.mesh import proxies
 from pilotfish.mesh.proxies import View
@@ -39,18 +41,54 @@ _SLACK = 20_000
 """So many values may pile up before the graph is looked through for garbage."""
 
 
-class _Held:
-    """The resources of one type of a watched view."""
+class _List:
+    """A part of what watched views have: the resources of one list, held once for all of them."""
 
-    __slots__ = ("addresses", "resources")
+    __slots__ = ("addresses", "resources", "type_url", "views")
 
-    def __init__(self) -> None:
-        self.addresses: Mapping[str, Address] = {}
+    def __init__(self, type_url: str) -> None:
+        self.type_url = type_url
+        self.addresses: Addresses = {}
         self.resources: dict[str, Resource] = {}
+        """Replaced, not changed, when something is different: whoever holds the old one may compare."""
+        self.views: set[View] = set()
 
 
-Use = tuple[View, str, str]
-"""Who has a resource: view, type URL and name."""
+class Joined(Mapping[str, Resource]):
+    """The resources of several lists as one mapping; a later list wins."""
+
+    __slots__ = ("_lists",)
+
+    def __init__(self, lists: Iterable[Mapping[str, Resource]]) -> None:
+        self._lists = tuple(one for one in lists if one)
+
+    def __getitem__(self, name: str) -> Resource:
+        for one in reversed(self._lists):
+            if (found := one.get(name)) is not None:
+                return found
+        raise KeyError(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        for one in reversed(self._lists):
+            if (found := one.get(name)) is not None:
+                return found
+        return default
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(itertools.chain(*self._lists)))
+
+    def __len__(self) -> int:
+        return len(self._lists[0]) if len(self._lists) == 1 else sum(1 for _ in self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and dict(self) == dict(other)
+
+    def __hash__(self) -> int:
+        raise TypeError("a mapping has no hash")
+
+
+Use = tuple[Part, str]
+"""Who has a resource: a list, and by which name."""
 
 
 class Compiler:
@@ -60,7 +98,9 @@ class Compiler:
         self.world = world
         self.db = world.db
         self._watched: dict[View, int] = {}
-        self._held: dict[tuple[View, str], _Held] = {}
+        self._lists: dict[Part, _List] = {}
+        self._parts: dict[tuple[View, str], Parts] = {}
+        self._joined: dict[tuple[View, str], Joined] = {}
         self._users: defaultdict[Address, set[Use]] = defaultdict(set)
         self._failed: dict[Address, QueryFailed] = {}
         self._kept = 0
@@ -78,28 +118,29 @@ class Compiler:
     def every(self, view: View, type_url: str) -> Mapping[str, Resource]:
         """All resources of a type, by name. For a watched view: as of the last `changed` (or `watch`), and the same
         object as before when nothing changed."""
-        held = self._held.get((view, type_url))
-        return held.resources if held is not None else self._compile(view, type_url)
+        parts = self._parts.get((view, type_url))
+        if parts is None:
+            return self._compile(view, type_url)
+        made = self._joined.get((view, type_url))
+        if made is None:
+            made = Joined(self._lists[part].resources for part in parts)
+            self._joined[view, type_url] = made
+        return made
 
     def one(self, view: View, type_url: str, name: str) -> Resource | None:
         """One resource. A sidecar asking for routes that do not exist gets empty ones, as with Istio."""
-        held = self._held.get((view, type_url))
-        found = held.resources.get(name) if held is not None else self._one(view, type_url, name)
+        watched = (view, type_url) in self._parts
+        found = self.every(view, type_url).get(name) if watched else self._one(view, type_url, name)
         if found is None and type_url == ROUTE and view.is_sidecar:
             return virtual_hosts.assemble(name, [])
         return found
 
     def _compile(self, view: View, type_url: str) -> dict[str, Resource]:
-        source = envoy_filters.TYPES.get(type_url)
-        if source is None:
-            return {}
-        addresses: Mapping[str, Address] = source(self.db, view)
-        found = ((name, self._read(address)) for name, address in addresses.items())
+        found = ((name, self._read(address)) for name, address in _addresses(self.db, view, type_url).items())
         return {name: resource for name, resource in found if resource is not None}
 
     def _one(self, view: View, type_url: str, name: str) -> Resource | None:
-        source = envoy_filters.TYPES.get(type_url)
-        address = source(self.db, view).get(name) if source is not None else None
+        address = _addresses(self.db, view, type_url).get(name)
         return self._read(address) if address is not None else None
 
     def _read(self, address: Address) -> Resource | None:
@@ -120,8 +161,8 @@ class Compiler:
         if self._watched[view] > 1:
             return
         for type_url, source in envoy_filters.TYPES.items():
-            self._held[view, type_url] = _Held()
-            self._update(view, type_url)
+            self._parts[view, type_url] = ()
+            self._follow(view, type_url)
             self.db.pin(source, view)
 
     def release(self, view: View) -> None:
@@ -130,10 +171,55 @@ class Compiler:
             return
         del self._watched[view]
         for type_url, source in envoy_filters.TYPES.items():
-            held = self._held.pop((view, type_url))
-            for name, address in held.addresses.items():
-                self._drop(address, (view, type_url, name))
+            for part in self._parts.pop((view, type_url)):
+                self._leave(view, part)
+            self._joined.pop((view, type_url), None)
+            self._failed.pop((source, (view,)), None)
             self.db.unpin(source, view)
+
+    def _follow(self, view: View, type_url: str) -> set[str]:
+        """Bring up to date which lists a view has; the names that this changed."""
+        source = envoy_filters.TYPES[type_url]
+        before = self._parts[view, type_url]
+        try:
+            parts = source(self.db, view)
+        except QueryFailed as error:
+            self._failed[source, (view,)] = error  # the last good lists stay
+            return set()
+        self._failed.pop((source, (view,)), None)
+        if parts == before:
+            return set()
+        old = self.every(view, type_url)
+        for part in parts:
+            if part not in before:
+                self._join(view, type_url, part, old)
+        self._parts[view, type_url] = parts
+        self._joined.pop((view, type_url), None)
+        now = self.every(view, type_url)
+        for part in before:
+            if part not in parts:
+                self._leave(view, part)
+        return {name for name in {**old, **now} if old.get(name) != now.get(name)}
+
+    def _join(self, view: View, type_url: str, part: Part, before: Mapping[str, Resource]) -> None:
+        held = self._lists.get(part)
+        if held is None:
+            held = self._lists[part] = _List(type_url)
+            self._update(part, before)
+            query, key = part
+            self.db.pin(query, *key)
+        held.views.add(view)
+
+    def _leave(self, view: View, part: Part) -> None:
+        held = self._lists[part]
+        held.views.discard(view)
+        if not held.views:
+            del self._lists[part]
+            for name, address in held.addresses.items():
+                self._drop(address, (part, name))
+            self._failed.pop(part, None)
+            query, key = part
+            self.db.unpin(query, *key)
 
     def _drop(self, address: Address, use: Use) -> None:
         users = self._users[address]
@@ -153,27 +239,28 @@ class Compiler:
         users.add(use)
         return found
 
-    def _update(self, view: View, type_url: str) -> set[str]:
-        """Bring a view's list of one type up to date; the names that came, went or mean another address."""
-        held = self._held[view, type_url]
+    def _update(self, part: Part, earlier: Mapping[str, Resource] | None = None) -> set[str]:
+        """Bring a list up to date; the names that came, went or mean another address. `earlier` are the resources that
+        the proxy it is made for had until now."""
+        held, (source, key) = self._lists[part], part
         try:
-            addresses: Mapping[str, Address] = envoy_filters.TYPES[type_url](self.db, view)
+            addresses = source(self.db, *key)
         except QueryFailed as error:
-            self._failed[envoy_filters.TYPES[type_url], (view,)] = error  # the last good list stays
+            self._failed[part] = error  # the last good list stays
             return set()
-        self._failed.pop((envoy_filters.TYPES[type_url], (view,)), None)
+        self._failed.pop(part, None)
         resources = dict(held.resources)
         changed: set[str] = set()
         before = held.addresses
         for name, address in addresses.items():
             if before.get(name) != address:
-                found = self._take(address, (view, type_url, name))
-                if found is None and address in self._failed:
-                    found = resources.get(name) or _empty(type_url, name)  # cannot be built: what it was stays
+                found = self._take(address, (part, name))
+                if found is None and address in self._failed:  # cannot be built: what it was stays
+                    found = resources.get(name) or (earlier or {}).get(name) or _empty(held.type_url, name)
                 changed |= _set(resources, name, found)
         for name, address in before.items():
             if addresses.get(name) != address:
-                self._drop(address, (view, type_url, name))
+                self._drop(address, (part, name))
                 if name not in addresses:
                     changed |= _set(resources, name, None)
         held.addresses = addresses
@@ -183,31 +270,44 @@ class Compiler:
 
     def changed(self) -> dict[View, dict[str, frozenset[str]]]:
         """Compile what is dirty. By watched view and type URL, the names that came, went or changed."""
-        result: defaultdict[View, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        result: defaultdict[View, dict[str, frozenset[str]]] = defaultdict(dict)
         stale = self.db.stale()
-        copied: set[tuple[View, str]] = set()
-        lists: list[tuple[View, str]] = []
         for source, key in stale:
-            if (type_url := _LISTS.get(source)) is not None:
-                lists.append((key[0], type_url))
-                continue
-            address: Address = (source, key)  # type: ignore[assignment]  # all other pins are addresses
-            found = self._read(address)
-            if found is None and address in self._failed:
-                continue
-            for view, type_url, name in self._users.get(address, ()):
-                held = self._held[view, type_url]
-                if held.resources.get(name) != found:
-                    if (view, type_url) not in copied:
-                        copied.add((view, type_url))
-                        held.resources = dict(held.resources)  # whoever holds the old one may compare
-                    result[view][type_url] |= _set(held.resources, name, found)
-        for view, type_url in lists:
-            if names := self._update(view, type_url):
-                result[view][type_url] |= names
+            if (type_url := _TYPES.get(source)) is not None and (names := self._follow(key[0], type_url)):
+                result[key[0]][type_url] = frozenset(names)
+        for part, moved in self._moved(stale).items():
+            held, same = self._lists[part], frozenset(moved)
+            for view in held.views:
+                types = result[view]
+                types[held.type_url] = types[held.type_url] | same if held.type_url in types else same
+                self._joined.pop((view, held.type_url), None)
         if len(self.db) > 2 * self._kept + _SLACK:
             self.collect()
-        return {view: {t: frozenset(names) for t, names in types.items()} for view, types in result.items()}
+        return dict(result)
+
+    def _moved(self, stale: Iterable[tuple[Source, tuple[Any, ...]]]) -> dict[Part, set[str]]:
+        """Bring up to date what is stale in lists; the names that came, went or changed, by list."""
+        moved: defaultdict[Part, set[str]] = defaultdict(set)
+        addresses: list[Address] = []
+        for source, key in stale:
+            address: Address = (source, key)  # type: ignore[assignment]  # all pins are queries
+            if address in self._lists:
+                if names := self._update(address):
+                    moved[address] |= names
+            elif source not in _TYPES:
+                addresses.append(address)
+        for address in addresses:
+            users = self._users.get(address)
+            found = self._read(address) if users else None
+            if not users or (found is None and address in self._failed):
+                continue
+            for part, name in users:
+                held = self._lists[part]
+                if held.resources.get(name) != found:
+                    if part not in moved:
+                        held.resources = dict(held.resources)
+                    moved[part] |= _set(held.resources, name, found)
+        return moved
 
     def collect(self) -> int:
         """Forget what no watched view stands on any more; `changed` does it now and then. Returns how many values."""
@@ -218,9 +318,10 @@ class Compiler:
     def shared(self) -> Iterator[tuple[str, Resource]]:
         """The type and the resource of everything that watched views have, each once."""
         for users in self._users.values():
-            view, type_url, name = next(iter(users))
-            if (found := self._held[view, type_url].resources.get(name)) is not None:
-                yield type_url, found
+            part, name = next(iter(users))
+            held = self._lists[part]
+            if (found := held.resources.get(name)) is not None:
+                yield held.type_url, found
 
     # What would be
 
@@ -236,9 +337,11 @@ class Compiler:
                     replaced[found[0], found[1]] = None if gone else found[2]
         fork = self.db.fork(replaced)
         result: dict[str, dict[str, tuple[Resource | None, Resource | None]]] = {}
-        for type_url, source in envoy_filters.TYPES.items():
-            before = {name: query(self.db, *key) for name, (query, key) in source(self.db, view).items()}
-            after = {name: query(fork, *key) for name, (query, key) in source(fork, view).items()}
+        for type_url in envoy_filters.TYPES:
+            before, after = (
+                {name: query(db, *key) for name, (query, key) in _addresses(db, view, type_url).items()}
+                for db in (self.db, fork)
+            )
             differ = [n for n in {**before, **after} if before.get(n) != after.get(n)]
             if differ:
                 result[type_url] = {n: (before.get(n), after.get(n)) for n in differ}
@@ -248,9 +351,8 @@ class Compiler:
         self, view: View, type_url: str, name: str, replaced: Mapping[tuple[Input[Any, Any], Any], Any]
     ) -> Resource | None:
         """One resource as it would be if some inputs were others (None: absent). Raises QueryFailed."""
-        source = envoy_filters.TYPES.get(type_url)
         fork = self.db.fork(replaced)
-        address = source(fork, view).get(name) if source is not None else None
+        address = _addresses(fork, view, type_url).get(name)
         if address is None:
             return None
         query, key = address
@@ -261,24 +363,31 @@ class Compiler:
 
     def sources(self, view: View, type_url: str, name: str) -> tuple[ObjectRef, ...]:
         """The objects a resource was compiled from."""
-        source = envoy_filters.TYPES.get(type_url)
-        address = source(self.db, view).get(name) if source is not None else None
+        address = _addresses(self.db, view, type_url).get(name)
         return _objects(self.db, *address) if address is not None else ()
 
     def errors(self) -> tuple[Failed, ...]:
         """What could not be compiled."""
         result = []
         for address, error in self._failed.items():
-            if address not in self._users and (address[0] not in _LISTS or address[1][0] not in self._watched):
+            of_view = address[0] in _TYPES and address[1][0] in self._watched
+            if address not in self._users and address not in self._lists and not of_view:
                 continue
-            users = sorted((t, n) for _, t, n in self._users.get(address, ())) or [("", address[0].name)]
+            uses = self._users.get(address, ())
+            users = sorted((self._lists[part].type_url, name) for part, name in uses) or [("", address[0].name)]
             cause = f"{type(error.cause).__name__}: {error.cause}"
             sources = _objects(self.db, error.source, error.key) or _objects(self.db, *address)
             result.append(Failed(*users[0], cause, sources))
         return tuple(result)
 
 
-_LISTS: Mapping[Any, str] = {source: type_url for type_url, source in envoy_filters.TYPES.items()}
+_TYPES: Mapping[Any, str] = {source: type_url for type_url, source in envoy_filters.TYPES.items()}
+
+
+def _addresses(db: Db, view: View, type_url: str) -> Addresses:
+    """All resources of a type, of a view that need not be watched."""
+    source = envoy_filters.TYPES.get(type_url)
+    return joined(db, source(db, view)) if source is not None else {}
 
 
 def _empty(type_url: str, name: str) -> Resource | None:

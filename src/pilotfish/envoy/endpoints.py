@@ -24,7 +24,7 @@ from pilotfish.mesh.workloads import Labels, Locality
 
 
 class Where(NamedTuple):
-    """What of a client its endpoints depend on."""
+    """What of a client endpoints may depend on."""
 
     locality: Locality
     network: str
@@ -35,24 +35,44 @@ class Where(NamedTuple):
     labels: Labels
 
     @classmethod
+    def at(cls, view: View) -> Where:
+        return cls(view.locality, view.network, view.node, view.cluster, view.ipv4, view.ipv6, view.labels)
+
+    @classmethod
     def anywhere(cls, ipv4: bool, ipv6: bool) -> Where:
         return cls(Locality(), "", "", "", ipv4, ipv6, ())
 
 
-def where(db: Db, view: View, key: ServiceKey, port: int, subset: str, refs: tuple[Ref, ...]) -> Where:
-    """No more of the client than this cluster's endpoints depend on, so that most clients share them."""
+class Depends(NamedTuple):
+    """What of `Where` the endpoints of a cluster depend on; on networks and address families they always do."""
+
+    locality: bool = False
+    node: bool = False
+    labels: bool = False
+
+    def of(self, at: Where) -> Where:
+        """No more of the client than that, so that most clients share endpoints."""
+        return Where(
+            at.locality if self.locality else Locality(),
+            at.network,
+            at.node if self.node else "",
+            at.cluster if self.labels else "",
+            at.ipv4,
+            at.ipv6,
+            at.labels if self.labels else (),
+        )
+
+
+@query
+def depends(db: Db, key: ServiceKey, port: int, subset: str, refs: tuple[Ref, ...]) -> Depends:
     found = service(db, key.namespace, key.host)
-    by_locality = depends_on_locality(db, key, port, subset, refs)
-    setting = locality_setting(db, destination_rules.policy(db, refs, subset, port))
-    by_labels = setting is not None and bool(setting.failover_priority)
-    return Where(
-        view.locality if by_locality else Locality(),
-        view.network,
-        view.node if found is not None and (found.local_only or _node_first(found)) else "",
-        view.cluster if by_labels else "",
-        view.ipv4,
-        view.ipv6,
-        view.labels if by_labels else (),
+    policy = destination_rules.policy(db, refs, subset, port)
+    setting = locality_setting(db, policy)
+    rule = setting is not None and (policy.outlier_detection is not None or bool(setting.distribute))
+    return Depends(
+        rule or (found is not None and bool(found.traffic_distribution)),
+        found is not None and (found.local_only or _node_first(found)),
+        setting is not None and bool(setting.failover_priority),
     )
 
 
@@ -61,16 +81,6 @@ def locality_setting(db: Db, policy: TrafficPolicy) -> LocalityLbSetting | None:
     own = policy.load_balancer.locality_lb_setting if policy.load_balancer is not None else None
     setting = own if own is not None else mesh(db).locality_lb_setting
     return setting if setting.enabled is not False else None
-
-
-@query
-def depends_on_locality(db: Db, key: ServiceKey, port: int, subset: str, refs: tuple[Ref, ...]) -> bool:
-    found = service(db, key.namespace, key.host)
-    policy = destination_rules.policy(db, refs, subset, port)
-    if found is not None and found.traffic_distribution:
-        return True
-    setting = locality_setting(db, policy)
-    return setting is not None and (policy.outlier_detection is not None or bool(setting.distribute))
 
 
 def _node_first(found: Service) -> bool:

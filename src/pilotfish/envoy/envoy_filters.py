@@ -28,7 +28,7 @@ from pilotfish.api.networking.envoy_filter import (
 from pilotfish.engine import Db, Query, query
 from pilotfish.envoy import proto, proxies
 from pilotfish.envoy.outbound_listeners import Address
-from pilotfish.envoy.proxies import Addresses
+from pilotfish.envoy.proxies import Addresses, Parts, joined
 from pilotfish.envoy.resource import CLUSTER, EXTENSION, LISTENER, ROUTE, Resource, finish
 from pilotfish.mesh import inputs
 from pilotfish.mesh.authentication import applies
@@ -291,15 +291,18 @@ def _added(db: Db, found: tuple[Patch, ...], kind: ApplyTo, type_url: str) -> Ad
 
 
 @query
-def all_clusters(db: Db, view: View) -> Addresses:
-    base = proxies.all_clusters(db, view)
-    found = patches(db, view.shared, _CLUSTER)
-    if not found:
-        return base
+def patched_clusters(db: Db, view: View, found: tuple[Patch, ...], base: Parts) -> Addresses:
     made: dict[str, Address] = {
-        name: (patched_cluster, (view.shared, found, name, *address)) for name, address in base.items()
+        name: (patched_cluster, (view, found, name, *address)) for name, address in joined(db, base).items()
     }
     return {**made, **_added(db, found, ApplyTo.CLUSTER, CLUSTER)}
+
+
+@query
+def all_clusters(db: Db, view: View) -> Parts:
+    base = proxies.all_clusters(db, view)
+    found = patches(db, view.shared, _CLUSTER)
+    return ((patched_clusters, (view.shared, found, base)),) if found else base
 
 
 # Listeners
@@ -435,15 +438,18 @@ def _patch_manager(item: Any, here: list[_Read], context: PatchContext) -> None:
 
 
 @query
-def all_listeners(db: Db, view: View) -> Addresses:
-    base = proxies.all_listeners(db, view)
-    found = patches(db, view.shared, _LISTENERS)
-    if not found:
-        return base
+def patched_listeners(db: Db, view: View, found: tuple[Patch, ...], base: Parts) -> Addresses:
     made: dict[str, Address] = {
-        name: (patched_listener, (view.shared, found, name, *address)) for name, address in base.items()
+        name: (patched_listener, (view, found, name, *address)) for name, address in joined(db, base).items()
     }
     return {**made, **_added(db, found, ApplyTo.LISTENER, LISTENER)}
+
+
+@query
+def all_listeners(db: Db, view: View) -> Parts:
+    base = proxies.all_listeners(db, view)
+    found = patches(db, view.shared, _LISTENERS)
+    return ((patched_listeners, (view.shared, found, base)),) if found else base
 
 
 # Routes
@@ -540,22 +546,30 @@ def patched_routes(
 
 
 @query
-def all_routes(db: Db, view: View) -> Addresses:
-    base = proxies.all_routes(db, view)
-    found = patches(db, view.shared, _ROUTES)
-    if not found:
-        return base
-    return {name: (patched_routes, (view.shared, found, name, *address)) for name, address in base.items()}
+def patched_route_configurations(db: Db, view: View, found: tuple[Patch, ...], base: Parts) -> Addresses:
+    return {name: (patched_routes, (view, found, name, *address)) for name, address in joined(db, base).items()}
 
 
 @query
-def all_extensions(db: Db, view: View) -> Addresses:
-    """Extension configurations that patches bring, for filters that discover theirs."""
-    found = patches(db, view.shared, _EXTENSIONS)
+def all_routes(db: Db, view: View) -> Parts:
+    base = proxies.all_routes(db, view)
+    found = patches(db, view.shared, _ROUTES)
+    return ((patched_route_configurations, (view.shared, found, base)),) if found else base
+
+
+@query
+def extensions(db: Db, found: tuple[Patch, ...]) -> Addresses:
     return _added(db, found, ApplyTo.EXTENSION_CONFIG, EXTENSION)
 
 
-TYPES: Mapping[str, Query[[View], Addresses]] = {
+@query
+def all_extensions(db: Db, view: View) -> Parts:
+    """Extension configurations that patches bring, for filters that discover theirs."""
+    found = patches(db, view.shared, _EXTENSIONS)
+    return ((extensions, (found,)),) if found else ()
+
+
+TYPES: Mapping[str, Query[[View], Parts]] = {
     **proxies.TYPES,
     CLUSTER: all_clusters,
     LISTENER: all_listeners,

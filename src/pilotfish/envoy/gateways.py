@@ -246,7 +246,7 @@ def extra_endpoints(db: Db, view: View) -> Mapping[str, Address]:
     found: dict[str, Address] = {}
     for c in _passthrough_clusters(db, shared):
         key = services.ServiceKey(c.namespace, c.host)
-        where = endpoints.where(db, view, key, c.port, c.subset, c.refs)
+        where = endpoints.depends(db, key, c.port, c.subset, c.refs).of(endpoints.Where.at(view))
         name = clusters.dns_san(c.port, c.subset, c.host)
         found[name] = (endpoints.assignment, (where, name, key, c.port, c.subset, c.refs))
     return found

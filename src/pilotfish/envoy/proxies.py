@@ -1,8 +1,9 @@
-"""Which resources a proxy has, per type: names to addresses (a query and its key). Nothing is built here."""
+"""Which resources a proxy has, per type: lists of names and addresses (a query and its key). Nothing is built here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pilotfish.engine import Db, Query, query
 from pilotfish.envoy import (
@@ -28,6 +29,17 @@ from pilotfish.mesh.proxies import View
 from pilotfish.mesh.services import Resolution, ServiceKey
 
 Addresses = Mapping[str, Address]
+Part = tuple[Query[Any, Addresses], tuple[Any, ...]]
+"""A list of resources: a query and its key. What many proxies have in common is one part for all of them."""
+Parts = tuple[Part, ...]
+
+
+def joined(db: Db, parts: Parts) -> Addresses:
+    """The resources of all parts; a name in a later part wins."""
+    found: dict[str, Address] = {}
+    for part, key in parts:
+        found.update(part(db, *key))
+    return found
 
 
 @query
@@ -44,9 +56,23 @@ def subset_names(db: Db, refs: tuple[Ref, ...]) -> tuple[str, ...]:
     return tuple(s.name for s in destination_rules.merged(db, refs).subsets)
 
 
-def _outbound(db: Db, view: View) -> Iterator[tuple[ServiceKey, int, str, tuple[Ref, ...]]]:
-    """Service, port, subset and rules of every outbound cluster."""
-    caller = Caller.of(db, view)
+class Outbound(NamedTuple):
+    """An outbound cluster."""
+
+    key: ServiceKey
+    port: int
+    subset: str
+    refs: tuple[Ref, ...]
+    """The DestinationRules that hold."""
+
+    @property
+    def name(self) -> str:
+        return clusters.cluster_name(self.port, self.subset, self.key.host)
+
+
+@query
+def outbound(db: Db, caller: Caller) -> tuple[Outbound, ...]:
+    """Every outbound cluster."""
     imported: dict[ServiceKey, set[int]] = {}
     for listener in visibility.egress(db, caller.scope):
         for one in listener.services:
@@ -54,76 +80,99 @@ def _outbound(db: Db, view: View) -> Iterator[tuple[ServiceKey, int, str, tuple[
     for key, port in telemetry.provider_ports(db):
         if 0 not in imported.setdefault(key, set()):
             imported[key].add(port)
+    found: list[Outbound] = []
     for key, limited in imported.items():
         refs = rules_for(db, caller, key)
+        subsets = ("", *subset_names(db, refs)) if refs else ("",)
         for port in cluster_ports(db, key):
             if 0 in limited or port in limited:
-                yield key, port, "", refs
-                for subset in subset_names(db, refs):
-                    yield key, port, subset, refs
+                found.extend(Outbound(key, port, subset, refs) for subset in subsets)
+    return tuple(found)
 
 
 @query
-def all_clusters(db: Db, view: View) -> Addresses:
-    shared, client = view.shared, Client.of(view)
-    found: dict[str, Address] = {}
-    for key, port, subset, refs in _outbound(db, shared):
-        found[clusters.cluster_name(port, subset, key.host)] = (clusters.outbound, (client, key, port, subset, refs))
+def outbound_clusters(db: Db, caller: Caller, client: Client) -> Addresses:
+    found: dict[str, Address] = {one.name: (clusters.outbound, (client, *one)) for one in outbound(db, caller)}
     for name in (BLACK_HOLE, PASSTHROUGH):
         found[name] = (clusters.fixed, (name,))
-    if mesh(db).enable_tracing and (collector := tracing.own_collector(db, shared)) is not None:
-        found[tracing.ZIPKIN] = (tracing.zipkin_cluster, (*collector, clusters.family(client)))
-    if view.is_sidecar:
-        found.update(inbound.sidecar_clusters(db, shared))
-    else:
-        found.update(gateways.extra_clusters(db, shared))
     return found
 
 
 @query
-def all_endpoints(db: Db, view: View) -> Addresses:
+def own_clusters(db: Db, view: View) -> Addresses:
+    """What depends on the proxy itself."""
     found: dict[str, Address] = {}
-    for key, port, subset, refs in _outbound(db, view.shared):
-        if clusters.is_eds(db, not view.is_sidecar, key, port, subset, refs):
-            name = clusters.cluster_name(port, subset, key.host)
-            where = endpoints.where(db, view, key, port, subset, refs)
-            found[name] = (endpoints.assignment, (where, name, key, port, subset, refs))
-    if not view.is_sidecar:
-        found.update(gateways.extra_endpoints(db, view))
+    if mesh(db).enable_tracing and (collector := tracing.own_collector(db, view)) is not None:
+        found[tracing.ZIPKIN] = (tracing.zipkin_cluster, (*collector, clusters.family(Client.of(view))))
+    found.update(inbound.sidecar_clusters(db, view) if view.is_sidecar else gateways.extra_clusters(db, view))
     return found
 
 
 @query
-def all_listeners(db: Db, view: View) -> Addresses:
+def all_clusters(db: Db, view: View) -> Parts:
     shared = view.shared
-    if not view.is_sidecar:
-        return gateways.listeners(db, shared)
-    return {**outbound_listeners.sidecar_outbound(db, shared), **inbound.sidecar_inbound(db, shared)}
+    return (outbound_clusters, (Caller.of(db, shared), Client.of(view))), (own_clusters, (shared,))
 
 
 @query
-def all_routes(db: Db, view: View) -> Addresses:
+def _matters(db: Db, caller: Caller) -> endpoints.Depends:
+    """What of the place of a proxy any of its endpoints depend on."""
+    found = [endpoints.depends(db, *one) for one in outbound(db, caller)]
+    return endpoints.Depends(*map(any, zip(*found, strict=True))) if found else endpoints.Depends()
+
+
+@query
+def outbound_endpoints(db: Db, caller: Caller, at: endpoints.Where) -> Addresses:
+    found: dict[str, Address] = {}
+    for one in outbound(db, caller):
+        if clusters.is_eds(db, caller.gateway, *one):
+            found[one.name] = (endpoints.assignment, (endpoints.depends(db, *one).of(at), one.name, *one))
+    return found
+
+
+@query
+def all_endpoints(db: Db, view: View) -> Parts:
+    caller = Caller.of(db, view.shared)
+    common = (outbound_endpoints, (caller, _matters(db, caller).of(endpoints.Where.at(view))))
+    return (common,) if view.is_sidecar else (common, (gateways.extra_endpoints, (view,)))
+
+
+@query
+def all_listeners(db: Db, view: View) -> Parts:  # noqa: ARG001  as every query
     shared = view.shared
     if not view.is_sidecar:
-        return gateways.route_configurations(db, shared)
-    caller, attempts = Caller.of(db, shared), virtual_hosts.counts_attempts(db, shared)
-    names = dict.fromkeys(s.rds for s in outbound_listeners.outbound_specs(db, shared) if s.rds)
+        return ((gateways.listeners, (shared,)),)
+    return (outbound_listeners.sidecar_outbound, (shared,)), (inbound.sidecar_inbound, (shared,))
+
+
+@query
+def sidecar_routes(db: Db, view: View) -> Addresses:
+    caller, attempts = Caller.of(db, view), virtual_hosts.counts_attempts(db, view)
+    names = dict.fromkeys(s.rds for s in outbound_listeners.outbound_specs(db, view) if s.rds)
     return {name: (virtual_hosts.route_configuration, (caller, attempts, name)) for name in names}
 
 
 @query
-def all_secrets(db: Db, view: View) -> Addresses:
-    return secrets.addresses(db, view)
+def all_routes(db: Db, view: View) -> Parts:  # noqa: ARG001  as every query
+    return ((sidecar_routes if view.is_sidecar else gateways.route_configurations, (view.shared,)),)
 
 
 @query
-def name_tables(db: Db, view: View) -> Addresses:
-    if view.flag("DNS_CAPTURE") != "true":
-        return {}
+def all_secrets(db: Db, view: View) -> Parts:  # noqa: ARG001  as every query
+    return ((secrets.addresses, (view,)),)
+
+
+@query
+def own_name_table(db: Db, view: View) -> Addresses:
     return {"": (name_table.name_table, (Caller.of(db, view.shared).scope, view.network, view.ipv4, view.ipv6))}
 
 
-TYPES: Mapping[str, Query[[View], Addresses]] = {
+@query
+def name_tables(db: Db, view: View) -> Parts:  # noqa: ARG001  as every query
+    return ((own_name_table, (view,)),) if view.flag("DNS_CAPTURE") == "true" else ()
+
+
+TYPES: Mapping[str, Query[[View], Parts]] = {
     CLUSTER: all_clusters,
     ENDPOINT: all_endpoints,
     LISTENER: all_listeners,
