@@ -183,10 +183,16 @@ async def test_garbage(running: Running, monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         found, text = await running.post(path, body, **headers)
         assert (found, bool(text)) == (status, True), (path, body[:20], text)
+    assert await running.post("/v1/traces", b"[]") == (
+        400,
+        '{"message":"no ExportTraceServiceRequest: it is no object"}',
+    )
+    _, text = await running.post("/v1/traces", b"\xff\xff", **protobuf)
+    assert text.startswith(f"\x12{chr(len(text) - 2)}no ExportTraceServiceRequest")
     mixed = [{"traceId": "1", "id": "1", "tags": {"a": 5}}, *zipkin(now)]
     assert (await running.post("/api/v2/spans", gzip.compress(msgspec.json.encode(mixed)), **packed))[0] == 202
     await running.written(3)
-    assert running.receiver.counts.refused == 8
+    assert running.receiver.counts.refused == 10
     for path in ("/api/v2/trace/xyz", "/api/v2/traces?limit=x"):
         async with running.session.get(running.url + path) as response:
             assert response.status == 400
@@ -288,7 +294,8 @@ async def test_other_systems(make: Any, routes: Any) -> None:
         assert asked[0]["tags"] == '{"http.status_code":"503"}'
         assert asked[0]["minDuration"] == "500000us"
     else:
-        query = '{ resource.service.name = "page.shop" && span.http.status_code = "503" && duration >= 500000us }'
+        code = '(span.http.status_code = "503" || span.http.status_code = 503)'
+        query = f'{{ resource.service.name = "page.shop" && {code} && duration >= 500000us }}'
         assert asked[0]["q"] == query
 
 
@@ -308,8 +315,30 @@ async def test_systems_that_answer_nonsense(make: Any, answer: str) -> None:
                 assert url in str(found)
 
 
-def test_tags_cannot_change_a_search() -> None:
+@pytest.mark.parametrize(
+    ("tags", "query"),
+    [
+        ({"team": "a"}, 'span.team = "a"'),
+        ({"team": ""}, "span.team != nil"),
+        ({"guid:x-request-id": "a"}, 'span."guid:x-request-id" = "a"'),
+        ({"retry": "true"}, '(span.retry = "true" || span.retry = true)'),
+        ({"rows": "-0.5"}, '(span.rows = "-0.5" || span.rows = -0.5)'),
+        ({"zip": "007"}, 'span.zip = "007"'),
+        ({"error": "true"}, "status = error"),
+        ({"error": ""}, "status = error"),
+        ({"error": "gone"}, '(status = error && statusMessage = "gone")'),
+        ({"a } || { b": 'c" || true'}, r'span."a } || { b" = "c\" || true"'),
+    ],
+)
+def test_tags_in_traceql(tags: dict[str, str], query: str) -> None:
+    """Numbers are asked for as text and as numbers, errors by the status; names and values are quoted, so that they
+    cannot change a search."""
+    assert traceql("", tags, 0, None) == f"{{ {query} }}"
+
+
+def test_services_cannot_change_a_search() -> None:
     """Values are quoted, names that are none refused."""
     assert traceql('a" || true', {}, 0, None) == r'{ resource.service.name = "a\" || true" }'
-    with pytest.raises(SourceError):
-        traceql("", {"a } || { b": "c"}, 0, None)
+    for name in ("", "a\nb"):
+        with pytest.raises(SourceError):
+            traceql("", {name: "c"}, 0, None)

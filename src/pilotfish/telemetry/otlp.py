@@ -69,6 +69,20 @@ def response(bad: int) -> bytes:
     return bytes(answer.SerializeToString())
 
 
+def json_response(bad: int) -> bytes:
+    """The same in JSON."""
+    partial = {"rejectedSpans": str(bad), "errorMessage": REJECTED}
+    return msgspec.json.encode({"partialSuccess": partial} if bad else {})
+
+
+def failure(text: str, *, binary: bool) -> bytes:
+    """A `google.rpc.Status` with a message (its second field) and no code, which OTLP over HTTP does not use."""
+    if not binary:
+        return msgspec.json.encode({"message": text.strip()})
+    message = text.strip().encode("ascii", "replace")[:120]  # so that one byte is enough for its length
+    return bytes((0x12, len(message))) + message
+
+
 def from_json(request: Mapping[str, Any]) -> tuple[list[Span], int]:
     """The spans of an ExportTraceServiceRequest as JSON, and how many could not be understood. Raises ValueError when
     the whole is no such request."""

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from pilotfish.telemetry.otlp import REJECTED, TraceService, from_json, from_protobuf, response
+from pilotfish.telemetry.otlp import TraceService, failure, from_json, from_protobuf, json_response, response
 from pilotfish.telemetry.spans import Span, Trace, checked
 from pilotfish.telemetry.store import Store, StoreError
 
@@ -115,8 +115,20 @@ class Receiver:
         return web.Response(status=202)
 
     async def _otlp(self, request: web.Request) -> web.Response:
-        body = await _body(request)
+        """Answers, also those of refusals, are in the encoding of the request."""
         binary = request.content_type == "application/x-protobuf"
+        status = 200
+        try:
+            bad = await self._take_otlp(request, binary=binary)
+            body = response(bad) if binary else json_response(bad)
+        except web.HTTPException as error:
+            status, body = error.status, failure(error.text or error.reason, binary=binary)
+        kind = "application/x-protobuf" if binary else "application/json"
+        return web.Response(status=status, body=body, content_type=kind)
+
+    async def _take_otlp(self, request: web.Request, *, binary: bool) -> int:
+        """How many spans were malformed. Raises HTTPException."""
+        body = await _body(request)
         try:
             if binary:
                 spans, bad = from_protobuf(body)
@@ -129,10 +141,7 @@ class Receiver:
             self._refuse()
             raise web.HTTPBadRequest(text=f"no ExportTraceServiceRequest: {error}\n") from error
         self._take_or_tell(spans, bad)
-        if binary:
-            return web.Response(body=response(bad), content_type="application/x-protobuf")
-        answer = {"partialSuccess": {"rejectedSpans": str(bad), "errorMessage": REJECTED}} if bad else {}
-        return web.json_response(answer)
+        return bad
 
     # ------------------------------------------------------------------ asking, as Zipkin's API has it
 

@@ -17,6 +17,7 @@ from pilotfish.telemetry.query import SourceError
 from pilotfish.telemetry.spans import Trace, trace_key
 
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-/]*")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?")
 _HEX = frozenset(string.hexdigits)
 _PARALLEL = 8
 
@@ -84,17 +85,30 @@ class TempoTraces(HttpApi):
 
 
 def traceql(service: str, tags: Mapping[str, str], min_duration: float, max_duration: float | None) -> str:
-    """The spanset filter of a search. Raises SourceError for a tag's name that TraceQL does not have."""
+    """The spanset filter of a search, for Tempo 2.4 and later. Raises SourceError for a tag's name that is none."""
     conditions = [f"resource.service.name = {_quoted(service)}"] if service else []
-    for name, value in tags.items():
-        if not _TAG.fullmatch(name):
-            raise SourceError(f"{name[:60]!r} is no name of a tag")
-        conditions.append(f"span.{name} = {_quoted(value)}" if value else f"span.{name} != nil")
+    conditions += [_condition(name, value) for name, value in tags.items()]
     if min_duration:
         conditions.append(f"duration >= {round(min_duration * 1e6)}us")
     if max_duration is not None:
         conditions.append(f"duration <= {round(max_duration * 1e6)}us")
     return f"{{ {' && '.join(conditions)} }}"
+
+
+def _condition(name: str, value: str) -> str:
+    """TraceQL converts nothing: 503 and "503" differ, and programs write the one, proxies the other. Errors are in a
+    span's status there, see `otlp`."""
+    if not name or any(one < " " for one in name):
+        raise SourceError(f"{name[:60]!r} is no name of a tag")
+    if name == "error":
+        if value in ("", "true"):
+            return "status = error"
+        return f"(status = error && statusMessage = {_quoted(value)})"
+    field = f"span.{name}" if _TAG.fullmatch(name) else f"span.{_quoted(name)}"
+    if not value:
+        return f"{field} != nil"
+    other = value if value in ("true", "false") or _NUMBER.fullmatch(value) else ""
+    return f"({field} = {_quoted(value)} || {field} = {other})" if other else f"{field} = {_quoted(value)}"
 
 
 def _hexadecimal(text: Any, size: int) -> str:
