@@ -13,7 +13,7 @@ from pilotfish import api
 from pilotfish.api.meta import Duration, LabelSelector
 from pilotfish.api.networking import VirtualService
 from pilotfish.api.networking.virtual_service import HTTPRoute
-from pilotfish.api.security import MutualTLSMode, PeerAuthentication
+from pilotfish.api.security import MutualTLS, MutualTLSMode, PeerAuthentication
 
 ROUTE = {
     "apiVersion": "networking.istio.io/v1alpha3",
@@ -119,7 +119,7 @@ def test_numeric_keys(key: Any) -> None:
     }
     spec = api.decode(obj).spec
     assert isinstance(spec, PeerAuthentication)
-    assert spec.port_level_mtls[8080].mode is MutualTLSMode.STRICT
+    assert spec.port_level_mtls == {8080: MutualTLS(mode=MutualTLSMode.STRICT)}
 
 
 def test_json_round_trip() -> None:

@@ -29,6 +29,54 @@ _ZERO_ALLOWED = {("HTTPCookie", "ttl"), ("TCPSettings", "idleTimeout"), ("RetryB
 """Durations for which 0s has a meaning."""
 
 
+_TEXT = {"type": "string"}
+_TIME = {"type": "string", "format": "date-time"}
+_GENERATION = {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}
+_CONDITION = {
+    "lastProbeTime": {**_TIME, "description": "When the condition was last looked at."},
+    "lastTransitionTime": {**_TIME, "description": "When the condition's status last changed."},
+    "message": {**_TEXT, "description": "What a reader should know of the last change."},
+    "observedGeneration": {**_GENERATION, "description": "Generation of the object the condition is about."},
+    "reason": {**_TEXT, "description": "Why it changed, in one CamelCase word."},
+    "status": {**_TEXT, "description": "True, False or Unknown."},
+    "type": {**_TEXT, "description": "What the condition is called."},
+}
+_MESSAGE = {
+    "documentationUrl": {**_TEXT, "description": "Where this message is explained."},
+    "level": {
+        **_TEXT,
+        "description": "How severe it is.",
+        "enum": ["UNKNOWN", "ERROR", "WARNING", "INFO"],
+    },
+    "type": {
+        "type": "object",
+        "properties": {
+            "code": {**_TEXT, "description": "Code of the kind of message, such as IST0101."},
+            "name": {**_TEXT, "description": "Name of the kind of message."},
+        },
+    },
+}
+_STATUS: Schema = {
+    "type": "object",
+    "properties": {
+        "conditions": {
+            "type": "array",
+            "description": "The state of the object.",
+            "items": {"type": "object", "properties": _CONDITION},
+        },
+        "observedGeneration": {**_GENERATION, "description": "Generation of the object the status is about."},
+        "validationMessages": {
+            "type": "array",
+            "description": "What analyzers found.",
+            "items": {"type": "object", "properties": _MESSAGE},
+        },
+    },
+    "x-kubernetes-preserve-unknown-fields": True,
+}
+_LABELS = {"security.istio.io": {"istio": "security"}, "telemetry.istio.io": {"istio": "telemetry"}}
+"""Further labels of a group's definitions."""
+
+
 def crds() -> list[dict[str, Any]]:
     """The definitions of all kinds, and of IstioOperator files as Istio's charts up to 1.23 installed it."""
     return [_crd(kind) for kind in sorted(KINDS.values(), key=lambda kind: kind.crd_name)] + [_operator()]
@@ -38,7 +86,7 @@ def _crd(kind: Kind) -> dict[str, Any]:
     spec = _struct(kind.type)
     root: Schema = {
         "type": "object",
-        "properties": {"spec": spec, "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+        "properties": {"spec": spec, "status": _STATUS},
     }
     if kind.spec_required:
         root["required"] = ["spec"]
@@ -93,7 +141,13 @@ def _definition(
         "metadata": {
             "name": f"{plural}.{group}",
             "annotations": {"helm.sh/resource-policy": "keep"},
-            "labels": {"app": "istio-pilot", "chart": "istio", "heritage": "Tiller", "release": "istio"},
+            "labels": {
+                "app": "istio-pilot",
+                "chart": "istio",
+                "heritage": "Tiller",
+                "release": "istio",
+                **_LABELS.get(group, {}),
+            },
         },
         "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": versions},
     }

@@ -53,10 +53,10 @@ class PeerAuthentication(Api, frozen=True):
     mtls: MutualTLS | None = None
     """Mode for all ports."""
     port_level_mtls: Annotated[
-        Mapping[int, MutualTLS],
+        Mapping[int, MutualTLS] | None,
         schema(minProperties=1),
         rule("self.all(key, 0 < int(key) && int(key) <= 65535)", "port must be between 1-65535"),
-    ] = {}
+    ] = None
     """Mode for single ports, by the port number of the workload."""
 
 

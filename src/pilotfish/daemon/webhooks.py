@@ -13,7 +13,7 @@ from aiohttp import web
 
 from pilotfish import api, inject
 from pilotfish.api import networking
-from pilotfish.api.validation import validate
+from pilotfish.api.validation import Validation, validate
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.envoy import envoy_filters
 from pilotfish.inject.context import Context
@@ -139,8 +139,7 @@ def _validate(asked: Object, metrics: Metrics) -> Object:
         metrics.validation_failed.inc(*labels, "invalid_resource")
         return _denied(f"annotation {ALWAYS_REJECT} asks for a refusal", 400)
     try:
-        config = api.decode(obj)
-        result = validate(config)
+        result = judge(obj)
     except api.DecodeError as error:
         metrics.validation_failed.inc(*labels, "invalid_resource")
         return _denied(f"configuration is invalid: {error}", 400)
@@ -149,10 +148,20 @@ def _validate(asked: Object, metrics: Metrics) -> Object:
         text = "; ".join(str(one) for one in result.errors)
         return _denied(f"configuration is invalid: {text}", 400) | _warnings(result.warnings)
     metrics.validation_passed.inc(*labels)
-    idle = [f"{path}: accepted, but it has no effect in this version" for path in api.unimplemented(config)]
+    return {"allowed": True} | _warnings(result.warnings)
+
+
+def judge(obj: Object) -> Validation:
+    """What is wrong with an object. Raises DecodeError when it cannot be read."""
+    config = api.decode(obj)
+    errors, warnings = validate(config)
     if isinstance(config.spec, networking.EnvoyFilter):
-        idle += [f"{path}: this patch is left out: {why}" for path, why in envoy_filters.unreadable(config.spec)]
-    return {"allowed": True} | _warnings([*result.warnings, *idle])
+        for path, reason, readable in envoy_filters.problems(config.spec):
+            if readable:
+                warnings.append(f"{path}: what Envoy does not know has no effect: {reason}")
+            else:
+                errors.append(api.FieldError(path, f"this is no configuration of Envoy: {reason}"))
+    return Validation(errors, warnings)
 
 
 def _warnings(texts: Any) -> Object:

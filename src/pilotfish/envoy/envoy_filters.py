@@ -124,6 +124,7 @@ _VALUES: Mapping[ApplyTo, str] = {
     ApplyTo.VIRTUAL_HOST: "envoy.config.route.v3.VirtualHost",
     ApplyTo.HTTP_ROUTE: "envoy.config.route.v3.Route",
     ApplyTo.EXTENSION_CONFIG: "envoy.config.core.v3.TypedExtensionConfig",
+    ApplyTo.BOOTSTRAP: "envoy.config.bootstrap.v3.Bootstrap",
 }
 
 
@@ -136,23 +137,39 @@ def _read(db: Db, found: tuple[Patch, ...]) -> list[_Read]:
             continue
         value = None
         if patch.patch.operation is not Operation.REMOVE:
-            try:
-                value = proto.from_dict(_VALUES[patch.apply_to], patch.patch.value or {})
-            except (json_format.ParseError, KeyError, TypeError, ValueError):
+            value, _ = _message(patch)
+            if value is None:
                 continue
         result.append(_Read(patch, value))
     return result
 
 
-def unreadable(spec: EnvoyFilter) -> Iterator[tuple[str, str]]:
-    """The patches that are left out because their value is no message of this Envoy: field path and reason."""
+def _message(patch: ConfigPatch) -> tuple[Message | None, str]:
+    """A patch's value as Istio reads it: without the fields Envoy does not know. And what is wrong with it."""
+    value = (patch.patch.value if patch.patch is not None else None) or {}
+    try:
+        made, unknown = proto.read(_VALUES[patch.apply_to], value)
+    except json_format.ParseError as error:
+        return None, str(error)
+    return made, f"there is no {', '.join(unknown)}" if unknown else ""
+
+
+class Problem(NamedTuple):
+    path: str
+    reason: str
+    readable: bool
+    """Only parts of the value are left out, those Envoy does not know."""
+
+
+def problems(spec: EnvoyFilter) -> Iterator[Problem]:
+    """The patches whose value is no message of this Envoy, or has fields it does not know."""
     for number, one in enumerate(spec.config_patches):
-        if one.patch is None or one.patch.operation is Operation.REMOVE or one.apply_to not in _VALUES:
+        waypoint = one.match is not None and one.match.context is PatchContext.WAYPOINT
+        if waypoint or one.patch is None or one.patch.value is None or one.apply_to not in _VALUES:
             continue
-        try:
-            proto.from_dict(_VALUES[one.apply_to], one.patch.value or {})
-        except (json_format.ParseError, KeyError, TypeError, ValueError) as error:
-            yield f"spec.configPatches[{number}].patch.value", str(error)
+        value, problem = _message(one)
+        if problem:
+            yield Problem(f"spec.configPatches[{number}].patch.value", problem, value is not None)
 
 
 # Merging

@@ -24,6 +24,8 @@ import msgspec
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message
 
+from pilotfish.api import Duration
+
 TYPE_URL = "type.googleapis.com/"
 
 Fields = dict[str, Any]
@@ -241,3 +243,80 @@ def from_dict(name: str, data: Mapping[str, Any]) -> Message:
     made = message(name)()
     json_format.ParseDict(dict(data), made, descriptor_pool=pool())
     return made
+
+
+def read(name: str, data: Mapping[str, Any]) -> tuple[Message, list[str]]:
+    """A message from what a user wrote, and the paths of the fields it does not have, which are left out.
+
+    As Istio reads it: a null is as good as nothing, and durations are Go's, such as `500ms`. ParseError says what does
+    not fit.
+    """
+    unknown: list[str] = []
+    cleaned = _clean(pool().FindMessageTypeByName(name), data, "", unknown)
+    try:
+        return from_dict(name, cleaned), unknown
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # of shapes the library did not expect
+        raise json_format.ParseError(str(error)) from error
+
+
+def _clean(descriptor: Any, value: Any, path: str, unknown: list[str]) -> Any:
+    """A message as JSON, without what it does not have."""
+    kind = descriptor.full_name
+    if kind == "google.protobuf.Duration":
+        return _duration(value, path)
+    if kind.startswith("google.protobuf.") and kind != _ANY:
+        return value
+    if not isinstance(value, Mapping):
+        raise json_format.ParseError(f"{path or 'the value'} must be an object, not {value!r:.40}")
+    cleaned: dict[str, Any] = {}
+    if kind == _ANY:
+        cleaned["@type"] = given = value.get("@type")
+        if not isinstance(given, str) or not given:
+            raise json_format.ParseError(f"{path} needs an @type")
+        try:
+            descriptor = pool().FindMessageTypeByName(given.rpartition("/")[2])
+        except KeyError:
+            raise json_format.ParseError(f"{path}.@type: there is no {given}") from None
+        if descriptor.full_name.startswith("google.protobuf."):
+            return value
+    for key, item in value.items():
+        where = f"{path}.{key}" if path else key
+        field = descriptor.fields_by_name.get(key) or descriptor.fields_by_camelcase_name.get(key)
+        if field is not None and item is not None:
+            cleaned[key] = _field(field, item, where, unknown)
+        elif field is None and not (kind == _ANY and key == "@type"):
+            unknown.append(where)
+    return cleaned
+
+
+def _field(field: Any, value: Any, path: str, unknown: list[str]) -> Any:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        if not isinstance(value, Mapping):
+            raise json_format.ParseError(f"{path} must be an object, not {value!r:.40}")
+        entry = field.message_type.fields_by_name["value"]
+        return {key: _one(entry, item, f"{path}[{key}]", unknown) for key, item in value.items()}
+    if field.is_repeated:
+        if not isinstance(value, (list, tuple)):
+            raise json_format.ParseError(f"{path} must be a list, not {value!r:.40}")
+        return [_one(field, item, f"{path}[{index}]", unknown) for index, item in enumerate(value)]
+    return _one(field, value, path, unknown)
+
+
+def _one(field: Any, value: Any, path: str, unknown: list[str]) -> Any:
+    if field.message_type is not None:
+        return _clean(field.message_type, {} if value is None else value, path, unknown)
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_name
+        if not (value in known if isinstance(value, str) else isinstance(value, int) and not isinstance(value, bool)):
+            raise json_format.ParseError(f"{path}: {value!r:.40} is none of {', '.join(known)}")
+    return value
+
+
+def _duration(value: Any, path: str) -> str:
+    try:
+        return str(Duration.parse(value))
+    except (TypeError, ValueError, AttributeError):
+        raise json_format.ParseError(f"{path} must be a duration such as 0.5s, not {value!r:.40}") from None
+
+
+_ANY = "google.protobuf.Any"

@@ -64,7 +64,7 @@ def mtls(db: Db, namespace: str, labels: Labels) -> Mtls:
         selector = _selector(config)
         if selector and selects(selector, labels):
             mode = _mode(config.spec.mtls, inherited)
-            ports = {int(port): _mode(setting, mode) for port, setting in config.spec.port_level_mtls.items()}
+            ports = {int(port): _mode(setting, mode) for port, setting in (config.spec.port_level_mtls or {}).items()}
             return Mtls(mode, ports, (*used, Ref(config.namespace, config.name)))
     return Mtls(inherited, {}, used)
 

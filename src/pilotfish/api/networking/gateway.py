@@ -44,10 +44,6 @@ class ServerTLSSettings(Api, frozen=True):
             "(has(self.credentialName) ? 1 : 0) + (has(self.credentialNames) ? 1 : 0) <= 1",
             "only one of credentialName or credentialNames can be set",
         ),
-        Rule(
-            "(has(self.credentialName) ? 1 : 0) + (has(self.tlsCertificates) ? 1 : 0) <= 1",
-            "only one of credentialName or tlsCertificates can be set",
-        ),
     )
 
     https_redirect: bool = False

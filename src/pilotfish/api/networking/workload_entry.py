@@ -10,7 +10,7 @@ from pilotfish.api.meta import Api, Rule, StringMap, UInt32, rule, schema
 _PORT = {
     "type": "integer",
     "minimum": 0,
-    "maximum": 65535,
+    "maximum": 2**32 - 1,
     "x-kubernetes-validations": [{"rule": "0 < self && self <= 65535", "message": "port must be between 1-65535"}],
 }
 

@@ -26,6 +26,8 @@ _PLAIN_KEYS = _IP_KEYS | {
 _CUSTOM_KEYS = {"source.namespace", "source.principal", "source.serviceAccount", "source.trustDomain"}
 _MAP_KEY = re.compile(r"(request\.headers|experimental\.envoy\.filters\.[^\[\]]+)\[[^\[\]]+\]")
 _CLAIMS = re.compile(r"request\.auth\.claims(\[[^\[\]]+\])+")
+_MAX_ACCOUNTS = 16
+_MAX_ACCOUNT_NAME = 320
 _TEMPLATE = re.compile(r"\{\*\*?\}")
 _JSON_NAMES = {
     "request_principals": "requestPrincipals",
@@ -62,7 +64,7 @@ def _check_dry_run(report: Report, config: Config[AuthorizationPolicy]) -> None:
         return
     if value.lower() not in {"true", "false", "1", "0", "t", "f"}:
         report.error(path, f"{value!r} must be true or false")
-    elif value.lower() in {"true", "1", "t"} and config.spec.action not in {Action.ALLOW, Action.DENY}:
+    elif config.spec.action not in {Action.ALLOW, Action.DENY}:
         report.error(path, f"dry run is not possible with action {config.spec.action}")
 
 
@@ -98,17 +100,32 @@ def _check_source(report: Report, path: str, source: Source, action: Action) -> 
                     if value:
                         report.ip_or_cidr(f"{where}[{index}]", value)
             if name == "service_accounts":
-                for index, value in enumerate(values):
-                    _check_service_account(report, f"{where}[{index}]", value)
+                _check_service_accounts(report, where, values)
+            if name == "trust_domains":
+                _check_trust_domains(report, where, values)
     accounts = source.service_accounts or source.not_service_accounts
     others = source.principals or source.not_principals or source.namespaces or source.not_namespaces
     if accounts and others:
         report.error(path, "serviceAccounts cannot be set with namespaces or principals")
 
 
-def _check_service_account(report: Report, path: str, value: str) -> None:
-    if value.count("/") > 1 or "*" in value or value.startswith("/") or value.endswith("/"):
-        report.error(path, f"{value!r} must be `account` or `namespace/account`, without wildcards")
+def _check_service_accounts(report: Report, path: str, values: Sequence[str]) -> None:
+    if len(values) > _MAX_ACCOUNTS:
+        report.error(path, f"there are {len(values)} accounts; at most {_MAX_ACCOUNTS} are allowed")
+    for index, value in enumerate(values):
+        if value.count("/") > 1 or "*" in value or value.startswith("/") or value.endswith("/"):
+            report.error(f"{path}[{index}]", f"{value!r} must be `account` or `namespace/account`, without wildcards")
+        elif len(value) > _MAX_ACCOUNT_NAME:
+            report.error(f"{path}[{index}]", f"an account has at most {_MAX_ACCOUNT_NAME} characters")
+
+
+def _check_trust_domains(report: Report, path: str, values: Sequence[str], *, slash: bool = False) -> None:
+    for index, value in enumerate(values):
+        where = f"{path}[{index}]"
+        if "/" in value and not slash:
+            report.error(where, f"trust domain {value!r} must not contain `/`")
+        if value.count("*") > 1 or "*" in value[1:-1]:
+            report.error(where, f"{value!r} can have one wildcard `*`, at its beginning or its end")
 
 
 def _check_operation(report: Report, path: str, operation: Operation) -> None:
@@ -126,7 +143,7 @@ def _check_operation(report: Report, path: str, operation: Operation) -> None:
 
 
 def _check_port(report: Report, path: str, value: str) -> None:
-    if not (value.isascii() and value.isdigit() and 1 <= int(value[:10]) <= 65535):
+    if not (value.isascii() and value.isdigit() and int(value[:10]) <= 65535):
         report.error(path, f"{value!r} must be a port number from 1 to 65535")
 
 
@@ -158,14 +175,17 @@ def _check_condition(report: Report, path: str, condition: Condition, action: Ac
     if not condition.values and not condition.not_values:
         report.error(path, "at least one of values and notValues is required")
     for name, values in (("values", condition.values), ("notValues", condition.not_values)):
+        _check_not_empty(report, f"{path}.{name}", values)
+        if key == "source.serviceAccount":
+            _check_service_accounts(report, f"{path}.{name}", values)
+        elif key == "source.trustDomain":
+            _check_trust_domains(report, f"{path}.{name}", values, slash=True)
         for index, value in enumerate(values):
             where = f"{path}.{name}[{index}]"
             if key in _IP_KEYS and not is_cidr(value):
                 report.error(where, f"{value!r} is neither an IP address nor a CIDR block")
             elif key == "destination.port":
                 _check_port(report, where, value)
-            elif key == "source.serviceAccount":
-                _check_service_account(report, where, value)
 
 
 def _check_not_empty(report: Report, path: str, values: Sequence[str]) -> None:

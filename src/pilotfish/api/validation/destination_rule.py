@@ -30,7 +30,5 @@ def check(report: Report, config: Config[DestinationRule]) -> None:
     report.export_to(spec.export_to, config.namespace)
     if spec.workload_selector is not None:
         report.policy_selector("spec.workloadSelector", spec.workload_selector)
-        if not spec.workload_selector.match_labels:
-            report.warn("spec.workloadSelector", "a selector without labels selects every workload of the namespace")
         if any(value not in {".", config.namespace} for value in spec.export_to):
             report.error("spec.exportTo", "with a workloadSelector the rule can only be exported to its own namespace")

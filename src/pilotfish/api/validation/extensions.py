@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from pilotfish.api.config import Config
 from pilotfish.api.extensions import EnvValueSource, TrafficExtension, TrafficSelector, WasmConfig, WasmPlugin
+from pilotfish.api.urls import scheme_of
 from pilotfish.api.validation.report import Report, duplicates
 
-_SCHEMES = {"http", "https", "file", "oci"}
+_SCHEMES = {"", "http", "https", "file", "oci"}
 
 
 def check_wasm_plugin(report: Report, config: Config[WasmPlugin]) -> None:
@@ -36,13 +37,10 @@ def check_traffic_extension(report: Report, config: Config[TrafficExtension]) ->
 
 
 def _check_wasm(report: Report, path: str, wasm: WasmConfig) -> None:
-    scheme, separator, rest = wasm.url.partition("://")
     if not wasm.url:
         report.error(f"{path}.url", "url is required")
-    elif separator and (scheme not in _SCHEMES or not rest):
-        report.error(f"{path}.url", f"url {wasm.url!r} must begin with oci://, http://, https:// or file://")
-    elif re.search(r"[\s\x00-\x1f]", wasm.url):
-        report.error(f"{path}.url", f"url {wasm.url!r} must not contain spaces")
+    else:
+        _check_url(report, f"{path}.url", wasm.url)
     if wasm.sha256 and not re.fullmatch(r"[0-9a-f]{64}", wasm.sha256):
         report.error(f"{path}.sha256", "must be a SHA-256 hash in lower-case hex, 64 digits")
     if len(wasm.image_pull_secret) > 253:
@@ -56,8 +54,24 @@ def _check_wasm(report: Report, path: str, wasm: WasmConfig) -> None:
             report.error(f"{where}.name", "name is required")
         if variable.value_from is EnvValueSource.HOST and variable.value:
             report.error(f"{where}.value", "value may only be set when valueFrom is INLINE")
+        if len(variable.name) > 256:
+            report.error(f"{where}.name", "at most 256 characters are allowed")
     for index, name in duplicates(variable.name for variable in environment):
         report.error(f"{path}.vmConfig.env[{index}].name", f"duplicate variable {name!r}")
+
+
+def _check_url(report: Report, path: str, url: str) -> None:
+    """A URL, or one without its scheme: an image's name."""
+    try:
+        scheme = scheme_of(url)
+    except ValueError as error:
+        try:
+            scheme = scheme_of(f"http://{url}")
+        except ValueError:
+            report.error(path, f"url {url!r} is none: {error}")
+            return
+    if scheme not in _SCHEMES:
+        report.error(path, f"url {url!r} must begin with oci://, http://, https:// or file://")
 
 
 def _check_traffic(report: Report, path: str, selectors: Sequence[TrafficSelector]) -> None:

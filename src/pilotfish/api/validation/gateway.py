@@ -37,16 +37,16 @@ _CIPHERS = {
     "DES-CBC3-SHA",
 }
 _VERSIONS = list(TLSProtocol)
-_GATEWAY_PROTOCOLS = PROTOCOLS - {"UDP"} | {"HTTP3"}
 
 
 def check(report: Report, config: Config[Gateway]) -> None:
     spec = config.spec
     if not spec.servers:
         report.error("spec.servers", "a gateway must have at least one server")
-    report.labels("spec.selector", spec.selector)
     for index, server in enumerate(spec.servers):
         _check_server(report, f"spec.servers[{index}]", server)
+    if config.name and not is_dns_label(config.name):
+        report.error("metadata.name", f"name {config.name!r} must be a DNS label: letters, digits and `-`, no dots")
     names = [server.port.name for server in spec.servers]
     for index, name in duplicates(names):
         if name:
@@ -76,7 +76,9 @@ def _check_server(report: Report, path: str, server: Server) -> None:
 
 def _check_port(report: Report, path: str, server: Server) -> None:
     port = server.port
-    if port.protocol.upper() not in _GATEWAY_PROTOCOLS:
+    if port.protocol.upper() == "UDP":
+        report.warn(f"{path}.port.protocol", "gateways do not serve UDP")
+    elif port.protocol.upper() not in PROTOCOLS:
         report.error(
             f"{path}.port.protocol",
             f"invalid protocol {port.protocol!r}; it is one of HTTP, HTTPS, GRPC, GRPC-WEB, HTTP2, MONGO, TCP, TLS",
@@ -105,18 +107,24 @@ def _check_tls_use(report: Report, path: str, protocol: str, tls: ServerTLSSetti
         check_server_tls(report, path, tls)
     elif protocol not in HTTP_PROTOCOLS:
         report.error(path, "a server cannot have tls settings for protocols other than HTTPS and TLS")
-    elif tls != ServerTLSSettings(https_redirect=tls.https_redirect):
+    elif not _passes(tls) or tls.ca_certificates or tls.private_key or tls.server_certificate:
         report.error(path, "plaintext HTTP can only have httpsRedirect; use protocol HTTPS to terminate TLS")
+    else:
+        check_server_tls(report, path, tls)
+
+
+def _passes(tls: ServerTLSSettings) -> bool:
+    return tls.mode in {ServerTLSMode.PASSTHROUGH, ServerTLSMode.AUTO_PASSTHROUGH}
 
 
 def check_namespaced_host(report: Report, path: str, host: str, namespace_required: bool) -> None:
     """`[namespace/]dnsName`, with `*`, `.` and (where it is required) `~` as namespaces."""
-    namespace, slash, name = host.rpartition("/")
+    namespace, slash, name = host.partition("/")
     if not slash:
         if namespace_required:
             report.error(path, f"{host!r} must be of the form namespace/dnsName")
         else:
-            report.domain_or_ip(path, host)
+            _check_name(report, path, host, address=True)
         return
     plain = namespace
     if namespace_required and namespace.startswith("~") and len(namespace) > 1:
@@ -124,7 +132,17 @@ def check_namespaced_host(report: Report, path: str, host: str, namespace_requir
     special = {"*", "."} | ({"~"} if namespace_required else set())
     if plain not in special and not is_dns_label(plain):
         report.error(path, f"namespace {namespace!r} must be a name, `*` or `.`")
-    report.domain(path, name)
+    _check_name(report, path, name, address=not namespace_required)
+
+
+def _check_name(report: Report, path: str, name: str, *, address: bool) -> None:
+    """A full name, one that begins with `*.`, `*`, or (with `address`) an IP address."""
+    if not (address and is_ip(name)):
+        report.domain(path, name)
+    if name != "*" and "." not in name:
+        report.error(path, f"{name!r} is a short name; write it in full")
+    if "*" in name and name != "*" and not name.startswith("*."):
+        report.error(path, f"{name!r}: a wildcard must be the whole first label, as in *.example.com")
 
 
 def check_server_tls(report: Report, path: str, tls: ServerTLSSettings) -> None:
@@ -138,15 +156,12 @@ def check_server_tls(report: Report, path: str, tls: ServerTLSSettings) -> None:
             ("credentialName", tls.credential_name),
             ("credentialNames", tls.credential_names),
             ("tlsCertificates", tls.tls_certificates),
-            ("caCertCredentialName", tls.ca_cert_credential_name),
         ):
             if given:
                 report.error(f"{path}.{name}", "mode ISTIO_MUTUAL uses the mesh's own certificates; leave this out")
-    elif tls.mode in {ServerTLSMode.PASSTHROUGH, ServerTLSMode.AUTO_PASSTHROUGH}:
-        if files or credential or tls.ca_certificates or tls.tls_certificates:
-            report.warn(path, f"mode {tls.mode} does not terminate TLS, so certificates are not used")
-    else:
-        _check_certificates(report, path, tls, files)
+    if _passes(tls) and any((files, credential, tls.ca_certificates, tls.tls_certificates, tls.ca_crl)):
+        report.warn(path, f"mode {tls.mode} does not terminate TLS, so certificates are not used")
+    _check_certificates(report, path, tls)
     _check_versions(report, path, tls)
     for index, cipher in enumerate(tls.cipher_suites):
         if cipher not in _CIPHERS:
@@ -155,48 +170,60 @@ def check_server_tls(report: Report, path: str, tls: ServerTLSSettings) -> None:
         report.warn(f"{path}.cipherSuites[{index}]", f"ignoring duplicate cipher suite {cipher!r}")
     for index, digest in enumerate(tls.verify_certificate_spki):
         if not re.fullmatch(r"[A-Za-z0-9+/]{43}=", digest):
-            report.error(f"{path}.verifyCertificateSpki[{index}]", "must be the base64 of a SHA-256 hash")
+            report.warn(f"{path}.verifyCertificateSpki[{index}]", "no base64 of a SHA-256 hash, so it fits nothing")
     for index, digest in enumerate(tls.verify_certificate_hash):
         if not re.fullmatch(r"[0-9a-fA-F]{64}|([0-9a-fA-F]{2}:){31}[0-9a-fA-F]{2}", digest):
-            report.error(f"{path}.verifyCertificateHash[{index}]", "must be a SHA-256 hash in hex, 64 digits")
+            report.warn(f"{path}.verifyCertificateHash[{index}]", "no SHA-256 hash in hex, so it fits nothing")
 
 
-def _check_certificates(report: Report, path: str, tls: ServerTLSSettings, files: bool) -> None:
+_SERVES = {ServerTLSMode.SIMPLE, ServerTLSMode.MUTUAL, ServerTLSMode.OPTIONAL_MUTUAL}
+
+
+def _check_certificates(report: Report, path: str, tls: ServerTLSSettings) -> None:
+    if tls.mode is ServerTLSMode.ISTIO_MUTUAL:
+        return
     ways = {
         "credentialName": bool(tls.credential_name),
         "credentialNames": bool(tls.credential_names),
         "tlsCertificates": bool(tls.tls_certificates),
-        "serverCertificate and privateKey": files,
+        "serverCertificate and privateKey": bool(tls.server_certificate and tls.private_key),
     }
     given = [name for name, value in ways.items() if value]
     if len(given) > 1:
         report.error(path, f"only one of {' or '.join(given)} can be set")
     for name, values in (("credentialNames", tls.credential_names), ("tlsCertificates", tls.tls_certificates)):
         if len(values) > 2:
-            report.error(f"{path}.{name}", "at most two certificates, one RSA and one ECDSA, are possible")
+            report.warn(f"{path}.{name}", "at most two certificates, one RSA and one ECDSA, are used")
+    if tls.mode not in _SERVES:
+        if tls.ca_crl and tls.credential_name:
+            report.error(f"{path}.caCrl", "with credentialName the revocation list comes from the secret")
+        return
+    if tls.credential_name or tls.credential_names:
+        if tls.ca_crl:
+            report.warn(f"{path}.caCrl", "with credentialName the revocation list comes from the secret")
+        return
+    _check_files(report, path, tls)
+    if tls.mode is ServerTLSMode.SIMPLE:
+        if tls.ca_crl:
+            report.error(f"{path}.caCrl", f"mode {tls.mode} does not check client certificates")
+    elif not tls.ca_certificates:
+        report.error(f"{path}.caCertificates", f"mode {tls.mode} needs CA certificates for the clients")
+
+
+def _check_files(report: Report, path: str, tls: ServerTLSSettings) -> None:
     for index, certificate in enumerate(tls.tls_certificates):
         if not certificate.server_certificate or not certificate.private_key:
             report.error(f"{path}.tlsCertificates[{index}]", "serverCertificate and privateKey are both required")
-    by_secret = tls.credential_name or tls.credential_names
-    if not by_secret and not tls.tls_certificates:
-        if not tls.server_certificate:
-            report.error(f"{path}.serverCertificate", f"mode {tls.mode} needs a credentialName or a server certificate")
-        if not tls.private_key:
-            report.error(f"{path}.privateKey", f"mode {tls.mode} needs a credentialName or a private key")
-    mutual = tls.mode in {ServerTLSMode.MUTUAL, ServerTLSMode.OPTIONAL_MUTUAL}
-    if mutual and not (by_secret or tls.ca_certificates or tls.ca_cert_credential_name or tls.insecure_skip_verify):
-        report.error(f"{path}.caCertificates", f"mode {tls.mode} needs CA certificates for the clients")
-    if tls.ca_crl:
-        if by_secret:
-            report.error(f"{path}.caCrl", "with credentialName the revocation list comes from the secret")
-        elif not mutual:
-            report.error(f"{path}.caCrl", f"mode {tls.mode} does not check client certificates")
+    if not tls.tls_certificates:
+        for name, value in (("serverCertificate", tls.server_certificate), ("privateKey", tls.private_key)):
+            if not value:
+                report.error(f"{path}.{name}", f"mode {tls.mode} needs a credentialName, or {name}")
 
 
 def _check_versions(report: Report, path: str, tls: ServerTLSSettings) -> None:
     low, high = tls.min_protocol_version, tls.max_protocol_version
     if TLSProtocol.TLS_AUTO not in {low, high} and _VERSIONS.index(low) > _VERSIONS.index(high):
-        report.error(f"{path}.minProtocolVersion", f"{low} is above maxProtocolVersion {high}")
+        report.warn(f"{path}.minProtocolVersion", f"{low} is above maxProtocolVersion {high}: no client can connect")
     for name, version in (("minProtocolVersion", low), ("maxProtocolVersion", high)):
         if version in {TLSProtocol.TLSV1_0, TLSProtocol.TLSV1_1}:
             report.warn(f"{path}.{name}", f"{version} is insecure; TLS 1.2 is the default minimum")

@@ -16,8 +16,6 @@ def check(report: Report, config: Config[ProxyConfig]) -> None:
         report.not_negative("spec.concurrency", spec.concurrency)
     for name in spec.environment_variables:
         if not name or "=" in name:
-            report.error(
-                f"spec.environmentVariables[{name}]", "the name of a variable must not be empty or contain `=`"
-            )
+            report.warn(f"spec.environmentVariables[{name}]", "the name of a variable must not be empty or contain `=`")
     if spec.image is not None and spec.image.image_type not in _IMAGES:
         report.warn("spec.image.imageType", f"{spec.image.image_type!r} is none of default, debug and distroless")

@@ -14,11 +14,16 @@ from pilotfish.api.meta import Duration, PolicySelector, PolicyTargetReference, 
 
 MILLISECOND = 1_000_000
 _LABEL = re.compile(r"[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?", re.ASCII)
-_WILDCARD_LABEL = re.compile(r"\*|\*?-?[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?", re.ASCII)
+_WILDCARD_LABEL = re.compile(r"\*|(\*-?)?[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?", re.ASCII)
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?", re.ASCII)
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", re.ASCII)
-_HEADER_NAME = re.compile(r"[-_A-Za-z0-9]+", re.ASCII)
 _UNIX = "unix://"
+
+TOKEN = re.compile(r"[-!#$%&'*+,.^_`|~A-Za-z0-9]+", re.ASCII)
+"""Names of headers, as HTTP has them, and the comma, which Istio takes, too."""
+PLAIN_HEADER = re.compile(r"[-_A-Za-z0-9]+", re.ASCII)
+PROBE_HEADER = re.compile(r"[-A-Za-z0-9]+", re.ASCII)
+"""Names of headers of a probe, as Kubernetes has them."""
 
 HTTP_PROTOCOLS = frozenset({"HTTP", "HTTP2", "HTTP_PROXY", "GRPC", "GRPC-WEB", "GRPC-WEB-TEXT"})
 TLS_PROTOCOLS = frozenset({"HTTPS", "TLS"})
@@ -53,12 +58,18 @@ class Report:
             return True
         return self.error(path, f"percentage {value:g} is not in the range 0 to 100")
 
+    def fraction(self, path: str, value: float | None) -> bool:
+        """A percentage of which Envoy counts a millionth."""
+        if value is not None and 0 < value < 0.0001:
+            return self.error(path, f"percentage {value:g} is less than 0.0001, the smallest there is")
+        return self.percent(path, value)
+
     def not_negative(self, path: str, value: int) -> bool:
         return value >= 0 or self.error(path, f"must not be negative, but is {value}")
 
     def duration(self, path: str, value: Duration | None, zero: bool = False) -> bool:
         """At least 1ms (or 0s where `zero`), and whole milliseconds, as Envoy and Istio take them."""
-        if value is None or (zero and value == 0):
+        if value is None or (zero and abs(value) < MILLISECOND):
             return True
         if value < MILLISECOND:
             return self.error(path, f"duration {value} must be at least 1ms")
@@ -81,11 +92,11 @@ class Report:
             path, f"{what} {name!r} must be a DNS label: letters, digits and `-`, at most 63, no `-` at the ends"
         )
 
-    def header_name(self, path: str, name: str) -> bool:
+    def header_name(self, path: str, name: str, allowed: re.Pattern[str] = TOKEN) -> bool:
         if not name:
             return self.error(path, "header name must not be empty")
-        return _HEADER_NAME.fullmatch(name) is not None or self.error(
-            path, f"header name {name!r} may only contain letters, digits, `-` and `_`"
+        return allowed.fullmatch(name) is not None or self.error(
+            path, f"header name {name!r} has a character that is not possible here"
         )
 
     def regex(self, path: str, expression: str) -> bool:
@@ -112,15 +123,20 @@ class Report:
             prefix, slash, name = key.rpartition("/")
             good = len(name) <= 63 and _LABEL_KEY.fullmatch(name) is not None
             if slash:
-                good = good and len(prefix) <= 253 and domain_problem(prefix, wildcard=False) is None
+                good = good and len(prefix) <= 253 and all(map(_LABEL.fullmatch, prefix.split(".")))
             if not good:
                 self.error(
                     where, f"label key {key!r} is not valid; it is [prefix/]name of letters, digits, `-`, `_`, `.`"
                 )
-            if len(value) > 63 or _LABEL_VALUE.fullmatch(value) is None:
-                self.error(where, f"label value {value!r} is not valid; at most 63 letters, digits, `-`, `_` and `.`")
+            if _LABEL_VALUE.fullmatch(value) is None:
+                self.error(where, f"label value {value!r} is not valid; it has letters, digits, `-`, `_` and `.`")
+            elif len(value) > 63:
+                self.warn(where, f"label value {value!r} fits nothing: labels have at most 63 characters")
 
     def selector_labels(self, path: str, labels: Mapping[str, str]) -> None:
+        """The labels of a selector that is there."""
+        if not labels:
+            self.warn(path, "a selector without labels selects every workload of its scope")
         for key, value in labels.items():
             if not key:
                 self.error(path, "the key of a label must not be empty")
@@ -220,21 +236,21 @@ def domain_problem(name: str, wildcard: bool) -> str | None:
     if name == "*":
         return None if wildcard else "domain name must not be `*`"
     labels = name.split(".")
-    if labels[-1] == "" and len(labels) > 1:
-        labels.pop()  # the root's dot
+    rooted = labels[-1] == "" and len(labels) > 1
+    if rooted:
+        labels.pop()
     for index, label in enumerate(labels):
         pattern = _WILDCARD_LABEL if wildcard and index == 0 else _LABEL
         if len(label) > 63 or pattern.fullmatch(label) is None:
             where = " (a wildcard may only be the first label)" if "*" in label and wildcard else ""
             return f"domain name {name!r} is not valid: label {label!r} is not a DNS label{where}"
-    if labels[-1].isdigit():
+    if labels[-1].isdigit() and not rooted and (len(labels) > 1 or not wildcard):
         return f"domain name {name!r} is not valid: the top level domain {labels[-1]!r} cannot be all digits"
     return None
 
 
 def hosts_overlap(one: str, other: str) -> bool:
     """Whether some host name fits both, as Istio compares names with wildcards."""
-    one, other = one.lower(), other.lower()
     if one.startswith("*") and other.startswith("*"):
         return one[1:].endswith(other[1:]) or other[1:].endswith(one[1:])
     if one.startswith("*"):
@@ -246,7 +262,6 @@ def hosts_overlap(one: str, other: str) -> bool:
 
 def host_within(narrow: str, wide: str) -> bool:
     """Whether every name that fits `narrow` fits `wide`."""
-    narrow, wide = narrow.lower(), wide.lower()
     if not wide.startswith("*"):
         return narrow == wide
     return narrow.removeprefix("*").endswith(wide[1:]) and (not narrow.startswith("*") or len(narrow) >= len(wide))

@@ -54,8 +54,8 @@ def _check_hosts(report: Report, spec: ServiceEntry) -> None:
                 where, f"{host!r} is a partial wildcard, which TLS and most clients do not support; use *.domain"
             )
     others = [port for port in spec.ports if port.protocol.upper() not in HTTP_PROTOCOLS | TLS_PROTOCOLS]
-    if len(spec.hosts) > 1 and others:
-        report.warn(
+    if len(spec.hosts) > 1 and others and spec.resolution is not Resolution.NONE:
+        report.error(
             "spec.hosts", f"with several hosts, port {others[0].number} cannot tell them apart unless it is HTTP or TLS"
         )
 
@@ -99,6 +99,8 @@ def _check_resolution(report: Report, spec: ServiceEntry) -> None:
                     f"spec.hosts[{index}]",
                     f"without endpoints, a host must be a full name for resolution {resolution}: {problem}",
                 )
+    if resolution in _DNS and spec.addresses and len(spec.hosts) > 1:
+        report.warn("spec.addresses", "several hosts share these addresses, so only HTTP and TLS can tell them apart")
     if resolution is Resolution.DYNAMIC_DNS:
         _check_dynamic(report, spec)
     names = {port.name for port in spec.ports}
@@ -111,7 +113,7 @@ def _check_dynamic(report: Report, spec: ServiceEntry) -> None:
         if given:
             report.error(f"spec.{name}", f"resolution DYNAMIC_DNS cannot have {name}")
     for index, host in enumerate(spec.hosts):
-        if not host.startswith("*."):
+        if not host.startswith("*"):
             report.error(f"spec.hosts[{index}]", f"resolution DYNAMIC_DNS needs a wildcard host, not {host!r}")
     for index, port in enumerate(spec.ports):
         if port.protocol.upper() not in _DYNAMIC:
@@ -132,8 +134,10 @@ def _check_endpoint(report: Report, path: str, endpoint: WorkloadEntry, spec: Se
         if endpoint.ports:
             report.error(f"{path}.ports", "a unix domain socket has no ports")
     elif not address:
-        if not endpoint.network:
-            report.error(f"{path}.address", "address is required, unless network is set")
+        if not endpoint.network or spec.resolution in _DNS:
+            report.error(f"{path}.address", "address is required")
+        else:
+            report.warn(f"{path}.address", f"it is reached through a gateway of network {endpoint.network!r}")
     elif spec.resolution is Resolution.STATIC and not is_ip(address):
         report.error(f"{path}.address", f"{address!r} must be an IP address for resolution STATIC; use DNS for names")
     elif not is_ip(address):

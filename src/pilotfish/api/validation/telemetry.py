@@ -54,12 +54,11 @@ def _check_tag(report: Report, path: str, tag: CustomTag) -> None:
     if tag.formatter is not None and not tag.formatter.value:
         report.error(f"{path}.formatter.value", "value is required")
     if tag == CustomTag():
-        report.error(path, "one of literal, environment, header and formatter is required")
+        report.warn(path, "one of literal, environment, header and formatter is required")
 
 
 def _check_metrics(report: Report, path: str, metrics: Metrics) -> None:
     _check_providers(report, path, metrics.providers)
-    report.duration(f"{path}.reportingInterval", metrics.reporting_interval)
     for index, override in enumerate(metrics.overrides):
         where = f"{path}.overrides[{index}]"
         if override.match is not None and override.match.custom_metric == "":
@@ -67,12 +66,11 @@ def _check_metrics(report: Report, path: str, metrics: Metrics) -> None:
         for name, tag in override.tag_overrides.items():
             place = f"{where}.tagOverrides[{name}]"
             if not name:
-                report.error(place, "the name of a tag must not be empty")
+                report.warn(place, "the name of a tag must not be empty")
             if tag.operation is TagOperation.UPSERT and not tag.value:
                 report.error(f"{place}.value", "value must be set when operation is UPSERT")
             if tag.operation is TagOperation.REMOVE and tag.value:
                 report.error(f"{place}.value", "value must not be set when operation is REMOVE")
-            check_expression(report, f"{place}.value", tag.value)
             if name in RESERVED:
                 report.warn(place, f"tags named {name} have no effect: the proxy uses this name itself")
             elif tag.operation is TagOperation.UPSERT and tag.value and value_format(tag.value) is None:
@@ -88,10 +86,10 @@ def _check_logging(report: Report, path: str, logging: AccessLogging) -> None:
     if logging.filter is not None:
         if not logging.filter.expression:
             report.error(f"{path}.filter.expression", "expression must not be empty")
-        check_expression(report, f"{path}.filter.expression", logging.filter.expression)
+        _check_expression(report, f"{path}.filter.expression", logging.filter.expression)
 
 
-def check_expression(report: Report, path: str, expression: str) -> None:
+def _check_expression(report: Report, path: str, expression: str) -> None:
     """Only the syntax: which attributes there are is Envoy's to know."""
     if expression and (problem := _syntax_problem(expression)):
         report.error(path, f"expression {expression!r} is not valid CEL: {problem}")
@@ -102,7 +100,7 @@ def _syntax_problem(expression: str) -> str | None:
     try:
         _cel().compile(expression)
     except RuntimeError as error:
-        found = re.search(r"<input>:(\d+):(\d+): (Syntax error: .*)", str(error))
+        found = re.search(r"<input>:(\d+):(\d+): (Syntax error: .*|.* must be a (?:field|simple) .*)", str(error))
         return f"{found[3]} (line {found[1]}, column {found[2]})" if found else None
     return None
 

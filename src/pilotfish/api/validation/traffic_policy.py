@@ -17,8 +17,9 @@ from pilotfish.api.networking.destination_rule import (
     SimpleLB,
     TrafficPolicy,
     TunnelSettings,
+    ZoneAwareLbSetting,
 )
-from pilotfish.api.validation.report import Report, is_ip
+from pilotfish.api.validation.report import Report, duplicates, is_ip
 
 _TOPOLOGY = {
     "topology.kubernetes.io/region",
@@ -35,7 +36,10 @@ def check_traffic_policy(report: Report, path: str, policy: TrafficPolicy) -> No
         where = f"{path}.portLevelSettings[{index}]"
         if level.port is None:
             report.error(f"{where}.port", "port is required")
-        report.port_selector(f"{where}.port", level.port)
+        elif not 1 <= level.port.number <= 65535:
+            report.warn(f"{where}.port.number", f"there is no port {level.port.number}; this has no effect")
+        if level == PortTrafficPolicy(port=level.port):
+            report.error(where, "the traffic policy of a port must have at least one field")
         _check_policy(report, where, level)
     if policy.tunnel is not None:
         _check_tunnel(report, f"{path}.tunnel", policy.tunnel)
@@ -67,9 +71,10 @@ def _check_load_balancer(
         if balancer.zone_aware_lb_setting is not None:
             report.error(path, "localityLbSetting and zoneAwareLbSetting cannot both be set")
         check_locality(report, f"{path}.localityLbSetting", balancer.locality_lb_setting, outlier)
+    if balancer.zone_aware_lb_setting is not None:
+        _check_zone_aware(report, f"{path}.zoneAwareLbSetting", balancer.zone_aware_lb_setting, outlier)
     if balancer.warmup_duration_secs is not None and balancer.warmup is not None:
-        report.error(path, "only one of warmupDurationSecs and warmup can be set")
-    report.duration(f"{path}.warmupDurationSecs", balancer.warmup_duration_secs)
+        report.warn(f"{path}.warmupDurationSecs", "this has no effect beside warmup")
     warmup = balancer.warmup
     if warmup is not None:
         if warmup.duration is None:
@@ -94,28 +99,35 @@ def _check_hash(report: Report, path: str, consistent: ConsistentHashLB) -> None
         for index, attribute in enumerate(cookie.attributes):
             if not attribute.name:
                 report.error(f"{path}.httpCookie.attributes[{index}].name", "name is required")
+        for index, name in duplicates(attribute.name for attribute in cookie.attributes):
+            report.error(f"{path}.httpCookie.attributes[{index}].name", f"duplicate attribute {name!r}")
     keys = (cookie, consistent.http_header_name, consistent.use_source_ip, consistent.http_query_parameter_name)
     if not any(keys):
         report.warn(path, "no hash key is set, so requests are not kept on one endpoint")
-    if consistent.maglev is not None and (size := consistent.maglev.table_size):
-        if size > 5_000_011:
-            report.error(f"{path}.maglev.tableSize", f"{size} must not be greater than 5000011")
+    if consistent.maglev is not None:
+        size = consistent.maglev.table_size
+        if not size:
+            report.error(f"{path}.maglev.tableSize", "tableSize is required; 65537 is a good one")
+        elif size >= 5_000_011:
+            report.error(f"{path}.maglev.tableSize", f"{size} must be less than 5000011")
         elif not _is_prime(size):
             report.error(f"{path}.maglev.tableSize", f"{size} must be a prime number")
 
 
 def _is_prime(number: int) -> bool:
-    return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
+    return all(number % divisor for divisor in range(2, int(number**0.5) + 1))
 
 
 def check_locality(
     report: Report, path: str, setting: LocalityLbSetting, outlier: OutlierDetection | None, *, mesh_wide: bool = False
 ) -> None:
-    if setting.distribute and (setting.failover or setting.failover_priority):
-        report.error(path, "distribute cannot stand beside failover or failoverPriority")
+    if setting.distribute and setting.failover:
+        report.error(path, "distribute cannot stand beside failover")
+    elif setting.distribute and setting.failover_priority:
+        report.warn(f"{path}.failoverPriority", "failoverPriority has no effect beside distribute")
     if setting.failover:
         for label in setting.failover_priority:
-            if label.partition("=")[0] in _TOPOLOGY:
+            if label in _TOPOLOGY:
                 report.error(path, f"failover cannot stand beside the topology label {label!r} in failoverPriority")
     for index, share in enumerate(setting.distribute):
         where = f"{path}.distribute[{index}]"
@@ -129,7 +141,20 @@ def check_locality(
             report.error(f"{where}.to", f"total locality weight is {sum(share.to.values())}, not 100")
     _check_apart(report, f"{path}.distribute", [share.from_ for share in setting.distribute])
     _check_failover(report, f"{path}.failover", [(failover.from_, failover.to) for failover in setting.failover])
-    if (setting.failover or setting.failover_priority) and outlier is None and not mesh_wide:
+    if not mesh_wide:
+        _warn_no_outliers(report, path, bool(setting.failover or setting.failover_priority), outlier)
+
+
+def _check_zone_aware(report: Report, path: str, setting: ZoneAwareLbSetting, outlier: OutlierDetection | None) -> None:
+    for label in setting.failover_priority:
+        if label in _TOPOLOGY:
+            report.error(f"{path}.failoverPriority", f"the topology label {label!r} is taken into account anyway")
+    _check_failover(report, f"{path}.failover", [(failover.from_, failover.to) for failover in setting.failover])
+    _warn_no_outliers(report, path, bool(setting.failover or setting.failover_priority), outlier)
+
+
+def _warn_no_outliers(report: Report, path: str, failover: bool, outlier: OutlierDetection | None) -> None:
+    if failover and outlier is None:
         report.warn(
             path, "outlierDetection must be provided for failover; without it failing endpoints are not noticed"
         )
@@ -219,37 +244,37 @@ def check_outlier_detection(report: Report, path: str, outlier: OutlierDetection
             report.error(f"{path}.outlierDetectionHttpErrorCodes[{index}]", f"{code} must be in the range 100 to 599")
 
 
+_OWN_FILES = {ClientTLSMode.SIMPLE, ClientTLSMode.MUTUAL}
+
+
 def check_client_tls(report: Report, path: str, tls: ClientTLSSettings) -> None:
-    files = {
-        "clientCertificate": tls.client_certificate,
-        "privateKey": tls.private_key,
-        "caCertificates": tls.ca_certificates,
-    }
+    certificate = {"clientCertificate": tls.client_certificate, "privateKey": tls.private_key}
+    files = {**certificate, "caCertificates": tls.ca_certificates, "caCrl": tls.ca_crl}
     if tls.insecure_skip_verify:
-        if tls.mode in {ClientTLSMode.SIMPLE, ClientTLSMode.MUTUAL}:
-            if tls.ca_certificates or tls.ca_crl:
-                report.error(path, "caCertificates and caCrl have no meaning with insecureSkipVerify")
-            if tls.subject_alt_names:
-                report.error(path, "subjectAltNames have no meaning with insecureSkipVerify")
-        else:
-            report.error(f"{path}.insecureSkipVerify", f"this cannot be set with mode {tls.mode}")
-    if tls.mode is ClientTLSMode.MUTUAL:
-        if tls.credential_name:
-            given = [name for name, value in files.items() if value]
-            if given:
-                report.error(path, f"with credentialName, {', '.join(given)} cannot be set")
-        else:
-            for name in ("clientCertificate", "privateKey"):
-                if not files[name]:
-                    report.error(
-                        f"{path}.{name}", "mode MUTUAL needs credentialName, or clientCertificate and privateKey"
-                    )
-    elif tls.mode is ClientTLSMode.SIMPLE and tls.credential_name and tls.ca_certificates:
-        report.error(path, "only one of caCertificates and credentialName can be set")
+        _check_no_verification(report, path, tls)
+    if tls.mode in _OWN_FILES and tls.credential_name:
+        if given := [name for name, value in files.items() if value]:
+            report.error(path, f"with credentialName, {', '.join(given)} cannot be set")
+    elif tls.mode is ClientTLSMode.MUTUAL:
+        for name, value in certificate.items():
+            if not value:
+                report.error(f"{path}.{name}", "mode MUTUAL needs credentialName, or clientCertificate and privateKey")
     elif tls.mode is ClientTLSMode.ISTIO_MUTUAL:
         for name, value in (files | {"credentialName": tls.credential_name}).items():
             if value:
-                report.error(f"{path}.{name}", "mode ISTIO_MUTUAL uses the mesh's own certificates; leave this out")
+                report.warn(f"{path}.{name}", "this has no effect: mode ISTIO_MUTUAL uses the mesh's own certificates")
+
+
+def _check_no_verification(report: Report, path: str, tls: ClientTLSSettings) -> None:
+    if tls.mode not in _OWN_FILES:
+        report.warn(f"{path}.insecureSkipVerify", f"this has no effect with mode {tls.mode}")
+        return
+    against = {"caCertificates": tls.ca_certificates, "subjectAltNames": tls.subject_alt_names}
+    if tls.mode is ClientTLSMode.SIMPLE:
+        against["credentialName"] = tls.credential_name
+    for name, value in against.items():
+        if value:
+            report.error(f"{path}.{name}", "this has no meaning with insecureSkipVerify; leave one of them out")
 
 
 def _check_tunnel(report: Report, path: str, tunnel: TunnelSettings) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from itertools import combinations
 
+import msgspec
 import re2
 
 from pilotfish.api.config import Config
@@ -31,7 +33,15 @@ from pilotfish.api.networking.virtual_service import (
     VirtualService,
 )
 from pilotfish.api.validation.destination import check_destination
-from pilotfish.api.validation.report import Report, host_within, hosts_overlap, is_dns_label, is_ip
+from pilotfish.api.validation.report import (
+    TOKEN,
+    Report,
+    domain_problem,
+    host_within,
+    hosts_overlap,
+    is_dns_label,
+    is_ip,
+)
 
 RETRY_ON = {"5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited"}
 RETRY_ON |= {"retriable-4xx", "refused-stream", "retriable-status-codes", "retriable-headers"}
@@ -41,16 +51,25 @@ GRPC_STATUS = {"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEE
 GRPC_STATUS |= {"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE"}
 GRPC_STATUS |= {"UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"}
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*"}
-_CLAIM = "@request.auth.claims"
-_FORMAT = re.compile(r"%%|%[A-Z0-9_]+(\([^()%]*(?:\([^()%]*\)[^()%]*)*\))?(:\d+)?%", re.ASCII)
+_CLAIM = re.compile(r"@request\.auth\.claims(\..+|\[.+\])", re.IGNORECASE | re.DOTALL)
+_AUTHORITY = {"host", ":authority"}
+_PSEUDO = {":method", ":scheme", ":authority", ":path", ":status"}
+_STATUSES = {str(int(status)) for status in HTTPStatus}
+_STRING = r"""(?:\\.|[^\\)"])*+(?:"\x20*,\x20*"(?:\\.|[^\\)"])*+)*+(?:\)|"\x20*\]\x20*\))"""
+_VARIABLE = rf"""%[^%(]*+(?:%|\(\x20*+(?:\[\x20*"{_STRING}|[^\x20\[]{_STRING})\x20*%)"""
+_VALUE = re.compile(rf"(?:[^%\x00-\x08\x0a-\x1f\x7f]|%%|{_VARIABLE})*+", re.DOTALL)
+"""Values of headers, with Envoy's `%COMMAND%` and `%COMMAND(arguments)%`."""
+_OUTBOUND = re.compile(r"outbound_[^_]*[0-9][^_]*_[^_]*_[^_]*[a-zA-Z][^_]*(_.*)?")
+"""Server names of AUTO_PASSTHROUGH, such as `outbound_.80_._.reviews.shop.svc.cluster.local`."""
 
 
 def check(report: Report, config: Config[VirtualService]) -> None:
     spec = config.spec
     in_mesh = not spec.gateways or "mesh" in spec.gateways
+    sni = [name for tls in spec.tls for match in tls.match for name in match.sni_hosts]
     _check_gateways(report, "spec.gateways", spec.gateways)
     if spec.hosts:
-        _check_hosts(report, config, in_mesh)
+        _check_hosts(report, config, in_mesh, outbound=bool(sni) and not in_mesh)
     else:
         for name, given in (("gateways", spec.gateways), ("tls", spec.tls), ("tcp", spec.tcp)):
             if given:
@@ -60,42 +79,47 @@ def check(report: Report, config: Config[VirtualService]) -> None:
     if not (spec.http or spec.tls or spec.tcp):
         report.error("spec", "at least one of http, tls and tcp is required")
     for index, route in enumerate(spec.http):
-        _check_http(report, f"spec.http[{index}]", route, root=bool(spec.hosts))
+        _check_http(report, f"spec.http[{index}]", route, root=bool(spec.hosts), claims=not in_mesh)
     for index, tls in enumerate(spec.tls):
         path = f"spec.tls[{index}]"
         if not tls.match:
             report.error(f"{path}.match", "a TLS route must have at least one match")
         for number, match in enumerate(tls.match):
-            _check_tls_match(report, f"{path}.match[{number}]", match, spec.hosts)
+            _check_tls_match(report, f"{path}.match[{number}]", match, spec.hosts, "mesh" not in spec.gateways)
         _check_weights(report, path, tls.route)
     for index, tcp in enumerate(spec.tcp):
         path = f"spec.tcp[{index}]"
         for number, l4 in enumerate(tcp.match):
             _check_l4_match(report, f"{path}.match[{number}]", l4)
             if l4.source_subnet:
-                report.ip_or_cidr(f"{path}.match[{number}].sourceSubnet", l4.source_subnet)
                 report.warn(f"{path}.match[{number}].sourceSubnet", "this field is deprecated and has no effect")
         _check_weights(report, path, tcp.route)
     report.export_to(spec.export_to, config.namespace)
     _warn_unreachable(report, "spec.http", [route.match for route in spec.http])
     _warn_unreachable(report, "spec.tcp", [tcp.match for tcp in spec.tcp])
+    _warn_unreachable(report, "spec.tls", [tls.match for tls in spec.tls])
 
 
 def _check_gateways(report: Report, path: str, names: Sequence[str]) -> None:
+    """Istio looks at none that comes after a name without a namespace, so such are only warned of."""
+    short = False
     for index, name in enumerate(names):
         where = f"{path}[{index}]"
-        if name == "mesh":
-            continue
-        if "/" not in name:
-            report.domain(where, name, wildcard=False)
-            continue
-        parts = name.split("/")
-        good = len(parts) == 2 and is_dns_label(parts[0]) and parts[1] and all(map(is_dns_label, parts[1].split(".")))
-        if not good:
-            report.error(where, f"gateway {name!r} must be `name` or `namespace/name`")
+        namespace, slash, rest = name.partition("/")
+        problem = None if slash else domain_problem(name, wildcard=False)
+        if slash and not (is_dns_label(namespace) and is_dns_label(rest)):
+            problem = f"gateway {name!r} must be `name` or `namespace/name`"
+        if problem is not None and short:
+            report.warn(where, f"this has no effect: {problem}")
+        elif problem is not None:
+            report.error(where, problem)
+        elif not slash and "." in name:
+            first, second = name.split(".")[:2]
+            report.warn(where, f"this form of a gateway's name is old; write {second}/{first}")
+        short = short or not slash
 
 
-def _check_hosts(report: Report, config: Config[VirtualService], in_mesh: bool) -> None:
+def _check_hosts(report: Report, config: Config[VirtualService], in_mesh: bool, outbound: bool) -> None:
     hosts = config.spec.hosts
     good = True
     for index, host in enumerate(hosts):
@@ -104,12 +128,14 @@ def _check_hosts(report: Report, config: Config[VirtualService], in_mesh: bool) 
             good = report.error(
                 where, "wildcard host `*` is not allowed for a VirtualService bound to the mesh gateway"
             )
-        good = report.domain_or_ip(where, host) and good
+        good = (outbound and _OUTBOUND.fullmatch(host) is not None) or (report.domain_or_ip(where, host) and good)
     if not good:
         return
     for (_, one), (index, other) in combinations(enumerate(hosts), 2):
-        if hosts_overlap(one, other) or _same_service(one, other, config.namespace):
+        if hosts_overlap(one, other):
             report.error(f"spec.hosts[{index}]", f"duplicate hosts in virtual service: {one} and {other} overlap")
+        elif hosts_overlap(one.lower(), other.lower()) or _same_service(one, other, config.namespace):
+            report.warn(f"spec.hosts[{index}]", f"{one} and {other} are the same host")
 
 
 def _same_service(one: str, other: str, namespace: str) -> bool:
@@ -131,9 +157,11 @@ def _check_actions(report: Report, path: str, route: HTTPRoute, root: bool) -> N
     chosen = [name for name, given in actions.items() if given]
     if not chosen:
         report.error(path, "one of route, redirect, directResponse and delegate is required")
-    elif len(chosen) > 1:
+    elif len(chosen) > 1 and set(chosen) != {"directResponse", "delegate"}:
         report.error(path, f"an HTTP route cannot contain both {chosen[0]} and {chosen[1]}")
-    if route.redirect is not None or route.direct_response is not None:
+    if route.delegate is not None and root:
+        pass  # what stands beside a delegate is the delegate's to say
+    elif route.redirect is not None or route.direct_response is not None:
         name = "redirect" if route.redirect is not None else "directResponse"
         for other, given in (("fault", route.fault), ("rewrite", route.rewrite)):
             if given is not None:
@@ -142,12 +170,12 @@ def _check_actions(report: Report, path: str, route: HTTPRoute, root: bool) -> N
         _check_delegate(report, f"{path}.delegate", route.delegate, root)
 
 
-def _check_http(report: Report, path: str, route: HTTPRoute, root: bool) -> None:
+def _check_http(report: Report, path: str, route: HTTPRoute, root: bool, claims: bool) -> None:
     _check_actions(report, path, route, root)
     for index, match in enumerate(route.match):
-        _check_match(report, f"{path}.match[{index}]", match)
+        _check_match(report, f"{path}.match[{index}]", match, claims)
     if route.redirect is not None:
-        _check_redirect(report, f"{path}.redirect", route.redirect)
+        _check_redirect(report, f"{path}.redirect", route.redirect, route.match)
     if route.direct_response is not None:
         _check_direct_response(report, f"{path}.directResponse", route.direct_response)
     if route.route:
@@ -162,22 +190,23 @@ def _check_http(report: Report, path: str, route: HTTPRoute, root: bool) -> None
     _check_mirrors(report, path, route)
     if route.cors_policy is not None:
         _check_cors(report, f"{path}.corsPolicy", route.cors_policy)
-    authority = route.rewrite is not None and bool(route.rewrite.authority)
-    _check_headers(report, f"{path}.headers", route.headers, authority)
+    _check_headers(report, f"{path}.headers", route.headers)
+    _check_authority(report, f"{path}.headers.request", route)
 
 
 def _check_delegate(report: Report, path: str, delegate: Delegate, root: bool) -> None:
     if not root:
         report.error(path, "a delegate cannot delegate again; only one level is supported")
     if not delegate.name:
-        report.error(f"{path}.name", "name is required")
-    if delegate.namespace:
-        report.dns_label(f"{path}.namespace", delegate.namespace, "namespace")
+        report.warn(f"{path}.name", "without a name there is nothing to delegate to")
+    if delegate.namespace and not is_dns_label(delegate.namespace):
+        report.warn(f"{path}.namespace", f"there cannot be a namespace {delegate.namespace!r}")
 
 
-def _check_match(report: Report, path: str, match: HTTPMatchRequest) -> None:
+def _check_match(report: Report, path: str, match: HTTPMatchRequest, claims: bool) -> None:
+    if match.uri is not None and match.uri.regex is not None:
+        report.regex(f"{path}.uri.regex", match.uri.regex)
     for name, value in (
-        ("uri", match.uri),
         ("scheme", match.scheme),
         ("method", match.method),
         ("authority", match.authority),
@@ -188,15 +217,16 @@ def _check_match(report: Report, path: str, match: HTTPMatchRequest) -> None:
         for header, value in headers.items():
             where = f"{path}.{name}[{header}]"
             if header.startswith("@"):
-                if re.fullmatch(re.escape(_CLAIM) + r"(\.[^.\[\]]+|\[[^\[\]]+\])+", header) is None:
-                    report.error(where, f"{header!r} is no claim; write {_CLAIM}.<name> or {_CLAIM}[<name>]")
-            else:
-                report.header_name(where, header.removeprefix(":"))
-            if value.regex is not None and value.regex != "*":
-                report.regex(f"{where}.regex", value.regex)
+                if _CLAIM.fullmatch(header) is None:
+                    report.error(where, f"{header!r} is no claim; write @request.auth.claims.<name>")
+                elif not claims:
+                    report.error(where, "routing by claims is possible on gateways only; name one under spec.gateways")
+            elif header not in _PSEUDO:
+                report.header_name(where, header)
+            if name == "headers" or value.regex != "*":  # which means, there, that the header is present
+                _check_string(report, where, value)
     for parameter, value in match.query_params.items():
-        if value.regex is not None:
-            report.regex(f"{path}.queryParams[{parameter}].regex", value.regex)
+        _check_string(report, f"{path}.queryParams[{parameter}]", value)
     if match.port:
         report.port(f"{path}.port", match.port)
     report.labels(f"{path}.sourceLabels", match.source_labels)
@@ -212,13 +242,15 @@ def _check_string(report: Report, path: str, match: StringMatch) -> None:
         report.regex(f"{path}.regex", match.regex)
 
 
-def _check_redirect(report: Report, path: str, redirect: HTTPRedirect) -> None:
+def _check_redirect(report: Report, path: str, redirect: HTTPRedirect, matches: Sequence[HTTPMatchRequest]) -> None:
     given = (redirect.uri, redirect.authority, redirect.scheme, redirect.prefix_rewrite)
     if not any(given) and redirect.port is None and redirect.derive_port is None:
         report.error(path, "redirect must specify at least one of uri, authority, scheme and port")
     if redirect.uri and redirect.prefix_rewrite:
         report.error(path, "only one of uri and prefixRewrite can be set")
-    if redirect.port is not None:
+    if redirect.prefix_rewrite and any(match.uri is not None and match.uri.prefix is None for match in matches):
+        report.error(f"{path}.prefixRewrite", "prefixRewrite needs a prefix in every match of uri")
+    if redirect.port:
         report.port(f"{path}.port", redirect.port)
     if redirect.scheme not in {"", "http", "https"}:
         report.error(f"{path}.scheme", f"scheme {redirect.scheme!r} must be http or https")
@@ -232,8 +264,8 @@ def _check_redirect(report: Report, path: str, redirect: HTTPRedirect) -> None:
 
 
 def _check_direct_response(report: Report, path: str, response: HTTPDirectResponse) -> None:
-    if not 100 <= response.status <= 599:
-        report.error(f"{path}.status", f"HTTP status {response.status} must be in the range 100 to 599")
+    if not 200 <= response.status <= 599:
+        report.error(f"{path}.status", f"HTTP status {response.status} must be in the range 200 to 599")
     body = response.body
     if body is None:
         return
@@ -256,42 +288,51 @@ def _check_weights(report: Report, path: str, routes: Sequence[HTTPRouteDestinat
             report.error(f"{where}.weight", f"weight {route.weight} must not be negative")
         total += max(route.weight, 0)
         if isinstance(route, HTTPRouteDestination):
-            _check_headers(report, f"{where}.headers", route.headers, authority=False)
+            _check_headers(report, f"{where}.headers", route.headers)
     if len(routes) > 1 and total == 0:
         report.error(f"{path}.route", "total destination weight is 0; give at least one destination a weight")
 
 
-def _check_headers(report: Report, path: str, headers: Headers | None, authority: bool) -> None:
+def _check_headers(report: Report, path: str, headers: Headers | None) -> None:
     if headers is None:
         return
     for name, operations in (("request", headers.request), ("response", headers.response)):
         if operations is not None:
-            _check_operations(report, f"{path}.{name}", operations, request=name == "request", authority=authority)
+            _check_operations(report, f"{path}.{name}", operations, request=name == "request")
 
 
-def _check_operations(
-    report: Report, path: str, operations: HeaderOperations, *, request: bool, authority: bool
-) -> None:
-    hosts = int(authority)
+def _check_authority(report: Report, path: str, route: HTTPRoute) -> None:
+    """A route sets the authority once, by rewriting it or as a header."""
+    request = route.headers.request if route.headers is not None else None
+    names = [*request.set, *request.add] if request is not None else []
+    ways = sum(name.lower() in _AUTHORITY for name in names)
+    if ways + (route.rewrite is not None and bool(route.rewrite.authority)) > 1:
+        report.error(path, "the authority is set more than once")
+
+
+def _check_operations(report: Report, path: str, operations: HeaderOperations, *, request: bool) -> None:
     for name, headers in (("set", operations.set), ("add", operations.add)):
         for header, value in headers.items():
             where = f"{path}.{name}[{header}]"
-            if request and header.lower() in {"host", ":authority"}:
-                hosts += 1
-            elif header.startswith(":"):
-                report.error(where, f"pseudo header {header!r} cannot be changed")
-            else:
-                report.header_name(where, header)
-            if "%" in _FORMAT.sub("", value):
-                report.error(where, f"value {value!r} has a `%` that begins no command; write `%%` for a percent sign")
-    if hosts > 1:
-        report.error(path, "the authority is set more than once")
+            if not (request and header.lower() in _AUTHORITY):
+                _check_changed(report, where, header)
+            if _VALUE.fullmatch(value) is None:
+                report.error(
+                    where,
+                    f"value {value!r} has a `%` that begins no command, or a control character; "
+                    "write `%%` for a percent sign",
+                )
     for index, header in enumerate(operations.remove):
-        where = f"{path}.remove[{index}]"
-        if header.startswith(":") or header.lower() == "host":
-            report.error(where, f"header {header!r} cannot be removed")
-        else:
-            report.header_name(where, header)
+        _check_changed(report, f"{path}.remove[{index}]", header)
+
+
+def _check_changed(report: Report, path: str, header: str) -> None:
+    if not header:
+        report.error(path, "header name must not be empty")
+    elif header.startswith(":") or header.lower() == "host":
+        report.error(path, f"header {header!r} cannot be changed here")
+    elif TOKEN.fullmatch(header) is None:
+        report.warn(path, f"there cannot be a header {header!r}")
 
 
 def _check_rewrite(report: Report, path: str, rewrite: HTTPRewrite) -> None:
@@ -309,7 +350,7 @@ def _check_rewrite(report: Report, path: str, rewrite: HTTPRewrite) -> None:
         groups = re2.compile(regex.match).groups
         used = [int(number) for number in re.findall(r"(?<!\\)(?:\\\\)*\\(\d)", regex.rewrite)]
         if used and max(used) > groups:
-            report.error(f"{where}.rewrite", f"\\{max(used)} refers to a group, but match has only {groups}")
+            report.warn(f"{where}.rewrite", f"\\{max(used)} refers to a group, but match has only {groups}")
 
 
 def check_retries(report: Report, path: str, retries: HTTPRetry) -> None:
@@ -321,10 +362,12 @@ def check_retries(report: Report, path: str, retries: HTTPRetry) -> None:
         report.error(path, "a retry policy is given, but attempts is 0, which switches retries off")
     report.duration(f"{path}.perTryTimeout", retries.per_try_timeout)
     report.duration(f"{path}.backoff", retries.backoff)
-    for token in filter(None, (token.strip() for token in retries.retry_on.split(","))):
-        if token not in RETRY_ON and not (token.isascii() and token.isdigit() and 100 <= int(token) <= 599):
+    for token in retries.retry_on.split(",") if retries.retry_on else ():
+        if token not in RETRY_ON and token not in _STATUSES:
             report.error(
-                f"{path}.retryOn", f"{token!r} is not a retry condition; there are {', '.join(sorted(RETRY_ON))}"
+                f"{path}.retryOn",
+                f"{token!r} is not a retry condition; there are {', '.join(sorted(RETRY_ON))} and HTTP statuses, "
+                "with commas between and no spaces",
             )
 
 
@@ -343,9 +386,8 @@ def _check_delay(report: Report, path: str, delay: Delay) -> None:
     elif delay.fixed_delay is None:
         report.warn(f"{path}.fixedDelay", "without fixedDelay nothing is delayed")
     report.duration(f"{path}.fixedDelay", delay.fixed_delay)
-    report.percent(f"{path}.percent", delay.percent)
     if delay.percentage is not None:
-        report.percent(f"{path}.percentage.value", delay.percentage.value)
+        report.fraction(f"{path}.percentage.value", delay.percentage.value)
     elif delay.percent:
         report.warn(f"{path}.percent", "percent is deprecated; use percentage")
     else:
@@ -362,7 +404,7 @@ def _check_abort(report: Report, path: str, abort: Abort) -> None:
     if abort.grpc_status is not None and abort.grpc_status not in GRPC_STATUS:
         report.error(f"{path}.grpcStatus", f"gRPC status {abort.grpc_status!r} is not known; an example is UNAVAILABLE")
     if abort.percentage is not None:
-        report.percent(f"{path}.percentage.value", abort.percentage.value)
+        report.fraction(f"{path}.percentage.value", abort.percentage.value)
     else:
         report.warn(f"{path}.percentage", "without a percentage no request is aborted")
 
@@ -396,8 +438,8 @@ def _check_cors(report: Report, path: str, cors: CorsPolicy) -> None:
             report.error(f"{path}.allowMethods[{index}]", f"{method!r} is no HTTP method; methods are in upper case")
     for name, headers in (("allowHeaders", cors.allow_headers), ("exposeHeaders", cors.expose_headers)):
         for index, header in enumerate(headers):
-            if not header:
-                report.error(f"{path}.{name}[{index}]", "header name must not be empty")
+            if header != "*":
+                report.header_name(f"{path}.{name}[{index}]", header)
     if report.duration(f"{path}.maxAge", cors.max_age) and cors.max_age is not None and cors.max_age % 1_000_000_000:
         report.error(f"{path}.maxAge", f"{cors.max_age} must be whole seconds")
 
@@ -405,14 +447,17 @@ def _check_cors(report: Report, path: str, cors: CorsPolicy) -> None:
 # --- TLS and TCP ------------------------------------------------------------------------------------------------------
 
 
-def _check_tls_match(report: Report, path: str, match: TLSMatchAttributes, hosts: Sequence[str]) -> None:
+def _check_tls_match(
+    report: Report, path: str, match: TLSMatchAttributes, hosts: Sequence[str], outbound: bool
+) -> None:
     if not match.sni_hosts:
         report.error(f"{path}.sniHosts", "a TLS match must have at least one SNI host")
     for index, name in enumerate(match.sni_hosts):
         where = f"{path}.sniHosts[{index}]"
         if is_ip(name):
             report.warn(where, f"{name} is an IP address; clients do not send addresses as server name")
-        elif not report.domain(where, name):
+            continue
+        if not (outbound and _OUTBOUND.fullmatch(name)) and not report.domain(where, name):
             continue
         if not any(host_within(name, host) for host in hosts):
             report.error(where, f"SNI host {name!r} is not covered by any of the hosts: {', '.join(hosts)}")
@@ -426,39 +471,73 @@ def _check_l4_match(report: Report, path: str, match: TLSMatchAttributes | L4Mat
         report.port(f"{path}.port", match.port)
     report.labels(f"{path}.sourceLabels", match.source_labels)
     _check_gateways(report, f"{path}.gateways", match.gateways)
-    if match.source_namespace:
-        report.dns_label(f"{path}.sourceNamespace", match.source_namespace, "namespace")
+    if match.source_namespace and not is_dns_label(match.source_namespace):
+        report.warn(f"{path}.sourceNamespace", f"there cannot be a namespace {match.source_namespace!r}")
 
 
 # --- Rules without effect ---------------------------------------------------------------------------------------------
 
+_Match = HTTPMatchRequest | TLSMatchAttributes | L4MatchAttributes
 
-def _warn_unreachable(
-    report: Report, path: str, rules: Sequence[Sequence[HTTPMatchRequest | L4MatchAttributes]]
-) -> None:
-    """Rules after one that takes everything, or that repeat an earlier one (IST0130)."""
+
+def _warn_unreachable(report: Report, path: str, rules: Sequence[Sequence[_Match]]) -> None:
+    """Rules after one that takes everything, and matches that repeat an earlier one (IST0130, IST0131)."""
     catch_all: int | None = None
-    seen: list[tuple[int, Sequence[HTTPMatchRequest | L4MatchAttributes]]] = []
+    seen: list[tuple[str, _Match]] = []
     for index, matches in enumerate(rules):
-        where = f"{path}[{index}]"
+        rule = f"{path}[{index}]"
         if catch_all is not None:
-            report.warn(where, f"this rule is not used: rule [{catch_all}] before it takes everything")
+            report.warn(rule, f"this rule is not used: rule [{catch_all}] before it takes everything")
             continue
-        earlier = next((number for number, other in seen if matches and _covered(matches, other)), None)
-        if earlier is not None:
-            report.warn(where, f"this rule is not used: its matches are those of rule [{earlier}]")
-        seen.append((index, matches))
+        repeated = 0
+        for number, match in enumerate(matches):
+            where = f"{rule}.match[{number}]"
+            plain = msgspec.structs.replace(match, name="") if isinstance(match, HTTPMatchRequest) else match
+            same = next((before for before, other in seen if other == plain), None)
+            wider = next((before for before, other in seen if same is None and _wider(other, plain)), None)
+            if same is not None:
+                repeated += 1
+                report.warn(where, f"this match is not used: it is that of {same}")
+            elif wider is not None:
+                report.warn(where, f"this match is not used: that of {wider} has a shorter prefix and comes first")
+            seen.append((where, plain))
+        if matches and repeated == len(matches):
+            report.warn(rule, "this rule is not used: others before it take all it matches")
         if not matches or any(_takes_all(match) for match in matches):
             catch_all = index
 
 
-def _covered(
-    matches: Sequence[HTTPMatchRequest | L4MatchAttributes], earlier: Sequence[HTTPMatchRequest | L4MatchAttributes]
-) -> bool:
-    return all(match in earlier for match in matches)
+def _wider(one: _Match, other: _Match) -> bool:
+    """Whether a match of a path's beginning leaves nothing for another, as far as Istio compares them."""
+    if not (isinstance(one, HTTPMatchRequest) and isinstance(other, HTTPMatchRequest)):
+        return False
+    first, second = _prefix(one), _prefix(other)
+    if not first or not second or first == second or not second.startswith(first) or one.port != other.port:
+        return False
+    pairs = [(_words(one.method) or "=GET", _words(other.method) or "=GET")]
+    pairs.append((_words(one.authority), _words(other.authority)))
+    for mine, its in (
+        (one.headers, other.headers),
+        (one.query_params, other.query_params),
+        (one.without_headers, other.without_headers),
+    ):
+        if mine.keys() != its.keys():
+            return False
+        pairs += [(_words(value), _words(its[key])) for key, value in mine.items()]
+    return all(a.startswith(b) for a, b in pairs)
 
 
-def _takes_all(match: HTTPMatchRequest | L4MatchAttributes) -> bool:
+def _prefix(match: HTTPMatchRequest) -> str:
+    return (match.uri.prefix or "") if match.uri is not None else ""
+
+
+def _words(match: StringMatch | None) -> str:
+    if match is None:
+        return ""
+    return f"={match.exact}" if match.exact else f"^{match.prefix}" if match.prefix else ""
+
+
+def _takes_all(match: _Match) -> bool:
     if isinstance(match, HTTPMatchRequest):
         named: Mapping[str, object] = {name: getattr(match, name) for name in match.__struct_fields__}
         everything = match.uri is not None and (match.uri.prefix == "/" or match.uri.regex in {"*", ".*"})

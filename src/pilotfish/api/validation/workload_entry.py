@@ -17,7 +17,9 @@ def check(report: Report, config: Config[WorkloadEntry]) -> None:
             report.error("spec.ports", "a unix domain socket has no ports")
     elif spec.address:
         report.domain_or_ip("spec.address", spec.address, wildcard=False)
-    elif not spec.network:
+    elif spec.network:
+        report.warn("spec.address", f"without address, it is reached through a gateway of network {spec.network!r}")
+    else:
         report.error("spec.address", "address is required, unless network is set")
     check_ports(report, "spec.ports", spec.ports)
     report.labels("spec.labels", spec.labels)

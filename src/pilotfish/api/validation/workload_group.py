@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pilotfish.api.config import Config
+from pilotfish.api.networking.workload_entry import WorkloadTemplate
 from pilotfish.api.networking.workload_group import ReadinessProbe, WorkloadGroup
-from pilotfish.api.validation.report import Report, is_unix
+from pilotfish.api.validation.report import PROBE_HEADER, Report, is_unix
 from pilotfish.api.validation.workload_entry import check_ports
 
 
@@ -12,18 +13,25 @@ def check(report: Report, config: Config[WorkloadGroup]) -> None:
     spec = config.spec
     if spec.metadata is not None:
         report.labels("spec.metadata.labels", spec.metadata.labels)
-    template = spec.template
-    if template is None:
+    if spec.template is None:
         report.error("spec.template", "template is required")
     else:
-        if is_unix(template.address):
-            report.unix_socket("spec.template.address", template.address)
-        elif template.address:
-            report.domain_or_ip("spec.template.address", template.address, wildcard=False)
-        check_ports(report, "spec.template.ports", template.ports)
-        report.labels("spec.template.labels", template.labels)
+        _check_template(report, spec.template)
     if spec.probe is not None:
         check_probe(report, "spec.probe", spec.probe)
+
+
+def _check_template(report: Report, template: WorkloadTemplate) -> None:
+    """Only warnings: what is made of the template is checked as a WorkloadEntry when a workload registers."""
+    found = Report()
+    if is_unix(template.address):
+        found.unix_socket("spec.template.address", template.address)
+    elif template.address:
+        found.domain_or_ip("spec.template.address", template.address, wildcard=False)
+    check_ports(found, "spec.template.ports", template.ports)
+    found.labels("spec.template.labels", template.labels)
+    for path, message in found.errors:
+        report.warn(path, f"a workload cannot register with this: {message}")
 
 
 def check_probe(report: Report, path: str, probe: ReadinessProbe) -> None:
@@ -41,10 +49,10 @@ def check_probe(report: Report, path: str, probe: ReadinessProbe) -> None:
         if http.scheme not in {"", "HTTP", "HTTPS"}:
             report.error(f"{path}.httpGet.scheme", f"scheme {http.scheme!r} must be HTTP or HTTPS")
         for index, header in enumerate(http.http_headers):
-            report.header_name(f"{path}.httpGet.httpHeaders[{index}].name", header.name)
+            report.header_name(f"{path}.httpGet.httpHeaders[{index}].name", header.name, PROBE_HEADER)
     if probe.tcp_socket is not None:
         report.port(f"{path}.tcpSocket.port", probe.tcp_socket.port)
     if probe.exec is not None and not probe.exec.command:
         report.error(f"{path}.exec.command", "command is required")
-    if probe.grpc is not None:
-        report.port(f"{path}.grpc.port", probe.grpc.port)
+    if probe.http_get is None and probe.tcp_socket is None and probe.exec is None:
+        report.error(path, "a probe needs httpGet, tcpSocket or exec")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from cel_expr_python import cel
 
+from pilotfish.api.urls import scheme_of
 from pilotfish.local.apiserver.quantity import QuantityError, parse
 from pilotfish.local.apiserver.schema.validation import compile_pattern
 
@@ -174,10 +176,11 @@ def _of_address(test: Callable[[Any], bool]) -> Callable[[Opaque], bool]:
 
 
 def _url(text: str) -> Opaque:
-    parts = urlsplit(text)
-    if not (parts.scheme and (parts.netloc or parts.path)) and not text.startswith("/"):
-        raise ValueError(f"URL parse error during conversion from string: parse {text!r}: invalid URI for request")
-    _ = parts.port  # raises ValueError for a bad one
+    try:
+        scheme_of(text)
+    except ValueError as error:
+        problem = f"parse {json.dumps(text)}: {error}"
+        raise ValueError(f"URL parse error during conversion from string: {problem}") from None
     return _wrap("url", text)
 
 
@@ -187,6 +190,10 @@ def _of_url(part: Callable[[SplitResult], Any]) -> Callable[[Opaque], Any]:
 
 def _host(parts: SplitResult) -> str:
     return parts.netloc.rpartition("@")[2]
+
+
+def _port(parts: SplitResult) -> str:
+    return found[1] if (found := re.search(r":(\d*)$", parts.netloc)) else ""
 
 
 # ------------------------------------------------------------------------------------------------------ lists and sets
@@ -295,7 +302,7 @@ _FUNCTIONS = (
     Function("getScheme", ("url",), T.STRING, _of_url(lambda parts: parts.scheme)),
     Function("getHost", ("url",), T.STRING, _of_url(_host)),
     Function("getHostname", ("url",), T.STRING, _of_url(lambda parts: parts.hostname or "")),
-    Function("getPort", ("url",), T.STRING, _of_url(lambda parts: str(parts.port) if parts.port is not None else "")),
+    Function("getPort", ("url",), T.STRING, _of_url(_port)),
     Function("getEscapedPath", ("url",), T.STRING, _of_url(lambda parts: parts.path)),
     Function("getQuery", ("url",), T.Map(T.STRING, _STRINGS), _of_url(lambda parts: parse_qs(parts.query, True))),
     Function("isSorted", (T.LIST,), T.BOOL, _sorted),

@@ -62,11 +62,13 @@ def _date_time(text: str) -> bool:
     return _attempt(lambda t: datetime.fromisoformat(re.sub(r"\.\d+", "", t.upper())))(text)
 
 
+_base64 = _attempt(lambda text: base64.b64decode(text, validate=True))
+
 _CHECKS: dict[str, Callable[[str], bool]] = {
     "ipv4": _attempt(ipaddress.IPv4Address),
     "ipv6": _attempt(ipaddress.IPv6Address),
     "cidr": lambda text: "/" in text and _attempt(lambda t: ipaddress.ip_network(t, strict=False))(text),
-    "byte": _attempt(lambda text: base64.b64decode(text, validate=True)),
+    "byte": lambda text: bool(text) and _base64(text),  # Kubernetes takes the empty text for no base64
     "date": _attempt(date.fromisoformat),
     "date-time": _date_time,
     "datetime": _date_time,
