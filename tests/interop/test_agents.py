@@ -4,7 +4,9 @@ in place of the other below running pods."""
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -182,6 +184,92 @@ spec:
     town.expect("299", NAMES, "http://street/", 60)
     town.delete(rule)
     town.expect("200", NAMES, "http://street/", 60)
+
+
+GATEWAY = """
+apiVersion: v1
+kind: Service
+metadata: {name: NAME}
+spec: {selector: {app: NAME}, ports: [{name: https, port: 8443}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: NAME}
+spec:
+  selector: {matchLabels: {app: NAME}}
+  template:
+    metadata:
+      annotations: {inject.istio.io/templates: gateway}
+      labels: {app: NAME, istio: border}
+    spec: {containers: [{name: istio-proxy, image: auto}]}
+"""
+BORDER = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: certificates}
+rules: [{apiGroups: [""], resources: [secrets], verbs: [get, watch, list]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: certificates}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: certificates}
+subjects: [{kind: ServiceAccount, name: default}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: border}
+spec:
+  selector: {istio: border}
+  servers:
+  - port: {number: 8443, name: https, protocol: HTTPS}
+    tls: {mode: SIMPLE, credentialName: border}
+    hosts: [town.example.org]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: border}
+spec:
+  hosts: [town.example.org]
+  gateways: [border]
+  http:
+  - {match: [{uri: {prefix: /ours}}], route: [{destination: {host: ours, port: {number: 80}}}]}
+  - route: [{destination: {host: theirs, port: {number: 80}}}]
+"""
+
+
+def test_gateways_of_both_kinds(town: Town, tmp_path: Path) -> None:
+    """A gateway with either agent serves a certificate from a Secret, follows its replacement, and reaches pods with
+    both agents by mutual TLS."""
+    for name, inject in (("gate-theirs", town.with_istios_agent), ("gate-ours", town.with_our_agent)):
+        town.apply(inject(GATEWAY.replace("NAME", name)))
+    town.apply(BORDER)
+    for round_ in ("first", "second"):
+        certificate = _certificate(tmp_path / round_)
+        secret = ("create", "secret", "tls", "border", "-n", NAMESPACE, "--dry-run=client", "-o", "yaml")
+        files = (f"--cert={tmp_path / round_}.pem", f"--key={tmp_path / round_}.key")
+        town.apply(town.cluster.kubectl(*secret, *files))
+        town.cluster.ready(NAMESPACE, "gate-theirs", "gate-ours")
+        for gate, (path, server) in product(("gate-theirs", "gate-ours"), (("/ours", OURS), ("/", THEIRS))):
+            script = (
+                f"echo '{certificate}' > /tmp/ca; curl -sS --max-time 5 --cacert /tmp/ca "
+                f"--connect-to ::{gate}:8443 https://town.example.org{path}"
+            )
+            by = f"By=spiffe://cluster.local/ns/{NAMESPACE}/sa/{server};"
+            wait_until(
+                partial(lambda script, by: by in town.run(STREET, "sh", "-c", script, check=False), script, by),
+                f"{gate} leads to {server} with the {round_} certificate",
+                30,
+            )
+    town.delete(BORDER)
+
+
+def _certificate(path: Path) -> str:
+    """A certificate of its own for the host of the gateways; its PEM."""
+    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
+    names = ["-subj", "/CN=town.example.org", "-addext", "subjectAltName=DNS:town.example.org"]
+    files = ["-keyout", f"{path}.key", "-out", f"{path}.pem"]
+    subprocess.run(["openssl", *words, *names, *files], check=True, capture_output=True)
+    return Path(f"{path}.pem").read_text()
 
 
 def test_what_people_ask_the_agent(town: Town) -> None:

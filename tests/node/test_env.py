@@ -141,7 +141,15 @@ def test_missing_limits_are_what_the_node_has() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("100m", "0.1"), ("1Gi", str(2**30)), ("2e3", "2000"), ("1.5k", "1500"), ("3", "3"), ("1E", "1E18")],
+    [
+        ("100m", "0.1"),
+        ("1Gi", str(2**30)),
+        ("3Ki", "3072"),
+        ("2e3", "2000"),
+        ("1.5k", "1500"),
+        ("3", "3"),
+        ("1E", "1E18"),
+    ],
 )
 def test_quantity(text: str, value: str) -> None:
     """Kubernetes quantities as numbers."""
