@@ -59,6 +59,24 @@ def test_installed_objects_and_injected_pods(mesh: Mesh) -> None:
     assert "2/2" in mesh.cluster.kubectl("get", "pod", "-n", BOOKS, mesh.pod("details"))
 
 
+def test_commands_that_users_run_in_the_containers(mesh: Mesh) -> None:
+    """The proxy's and the control plane's own interfaces are asked by Istio's commands; a failure says so."""
+
+    def run(*command: str, check: bool = True) -> str:
+        return mesh.cluster.kubectl("exec", *command, check=check)
+
+    proxy = ("-n", BOOKS, mesh.pod("details"), "-c", "istio-proxy", "--", "pilot-agent")
+    assert json.loads(run(*proxy, "request", "GET", "server_info"))["state"] == "LIVE"
+    assert "BootstrapConfigDump" in run(*proxy, "request", "GET", "config_dump")
+    assert "cluster_manager.cds.version_text" in run(*proxy, "request", "GET", "/stats")
+    assert "rbac: debug" in run(*proxy, "request", "POST", "logging?rbac=debug")
+    assert "rbac: warning" in run(*proxy, "request", "POST", "logging?rbac=warning")
+    assert "command terminated with exit code 1" in run(*proxy, "request", "GET", "nonsense", check=False)
+    plane = ("-n", "istio-system", "deploy/istiod", "-c", "discovery", "--", "pilot-discovery")
+    assert mesh.pod("details") in run(*plane, "request", "GET", "/debug/syncz")
+    assert "404 page not found" in run(*plane, "request", "GET", "/debug/nonsense", check=False)
+
+
 def test_gateway_serves_its_hosts_only(mesh: Mesh) -> None:
     """The bound host answers with the page, another host of the gateway and a foreign one with 404."""
     status, body = mesh.page()

@@ -213,6 +213,59 @@ async def test_secure_port_serves_only_whom_it_knows(backend: Backend, tmp_path:
                 await asyncio.sleep(0.01)
 
 
+async def sotw(stream: Any, **fields: Any) -> Any:
+    """One request and its answer."""
+    await stream.send_message(proto.encode("envoy.service.discovery.v3.DiscoveryRequest", fields))
+    return proto.decode("envoy.service.discovery.v3.DiscoveryResponse", await stream.recv_message())
+
+
+async def test_tools_are_answered_on_streams_of_their_own_and_on_those_of_proxies(
+    backend: Backend, tmp_path: Path
+) -> None:
+    """Questions carry nonces of the asker's; only what acknowledges an answer is not answered."""
+    secure = Secure(tmp_path)
+    async with (
+        serving(backend, Authenticator(review, "cluster.local"), secure.server) as (port, _),
+        Channel("127.0.0.1", port, ssl=secure.client(ME), codec=BytesCodec()) as channel,
+        asyncio.timeout(60),
+    ):
+        method: Any = StreamStreamMethod(channel, SERVICE + "StreamAggregatedResources", bytes, bytes)
+        for first in ({"type_url": CLUSTER, "node": node()}, {"type_url": "istio.io/debug/syncz"}):
+            async with method.open() as stream:
+                await sotw(stream, **first, response_nonce="2026")
+                answer = await sotw(stream, type_url="istio.io/debug", response_nonce="2026")
+                assert answer.resources[0].value == b"{}"
+                acknowledged = {"type_url": "istio.io/debug", "response_nonce": answer.nonce}
+                await stream.send_message(proto.encode("envoy.service.discovery.v3.DiscoveryRequest", acknowledged))
+                again = await sotw(stream, type_url="istio.io/debug/syncz", response_nonce="2027")
+                assert again.type_url == "istio.io/debug/syncz"
+                assert again.nonce != answer.nonce
+                await stream.cancel()
+    async with serving(backend) as (port, _), Channel("127.0.0.1", port, codec=BytesCodec()) as channel:
+        method = StreamStreamMethod(channel, SERVICE + "StreamAggregatedResources", bytes, bytes)
+        with pytest.raises(GRPCError) as refusal:
+            async with method.open() as stream:
+                await sotw(stream, type_url="istio.io/debug/syncz")
+        assert refusal.value.status == Status.UNAUTHENTICATED
+
+
+async def test_an_operator_ends_a_stream(backend: Backend) -> None:
+    """The proxy is told why, and is gone from the list."""
+    async with serving(backend) as (port, fleet), Channel("127.0.0.1", port, codec=BytesCodec()) as channel:
+        method: Any = StreamStreamMethod(channel, SERVICE + "StreamAggregatedResources", bytes, bytes)
+
+        async def until_ended() -> None:
+            async with asyncio.timeout(60), method.open() as stream:
+                await sotw(stream, type_url=CLUSTER, node=node())
+                next(iter(fleet)).end()
+                await stream.recv_message()
+
+        with pytest.raises(GRPCError) as refusal:
+            await until_ended()
+        assert refusal.value.status == Status.UNAVAILABLE
+        assert not len(fleet)
+
+
 def listener(port: int) -> dict[str, Any]:
     manager = {
         "stat_prefix": "x",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -225,9 +226,15 @@ class Proxies:
     def _rules(self, view: View, key: ServiceKey) -> list[Object]:
         refs = destination_rules.rules_for(self._db, view.namespace, view.labels, key.namespace, key.host)
         found = [config for ref in refs if (config := inputs.DESTINATION_RULES(self._db, ref)) is not None]
-        rows = [{"name": one.name, "namespace": one.namespace, "Spec": api.to_json(one.spec)} for one in found]
         origins = [{"Namespace": ref.namespace, "Name": ref.name} for ref in refs]
-        return [{"from": origins, "rule": row} for row in rows]
+        return [
+            {
+                "exportTo": {space: {} for space in one.spec.export_to},
+                "from": origins,
+                "rule": {"kind": one.kind, "name": one.name, "namespace": one.namespace, "Spec": api.to_json(one.spec)},
+            }
+            for one in found
+        ]
 
     def telemetryz(self, asked: Question) -> Object:
         db, root = self._db, mesh_config.root_namespace(self._db)
@@ -276,10 +283,19 @@ def _details(one: Connection) -> Object:
     return {
         **_client(one),
         "labels": one.node.metadata.get("LABELS") or {},
-        "metadata": dict(one.node.metadata),
+        "metadata": _whole(one.node.metadata),
         "locality": {key: value for key, value in places.items() if value},
         "watches": {url: sorted({*watch.names, *watch.held}) for url, watch in one.session.watches.items()},
     }
+
+
+def _whole(value: Any) -> Any:
+    """JSON out of a protobuf Struct, which has no whole numbers, with whole numbers."""
+    if isinstance(value, Mapping):
+        return {key: _whole(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _clients(rows: list[Object]) -> Object:
