@@ -70,3 +70,32 @@ def test_bad_environment_is_named(tmp_path: Path, environment: dict[str, str], t
     """What is missing or malformed is named, with the variable."""
     with pytest.raises(AgentError, match=text):
         read("sidecar", environment={**WHO, **environment}, podinfo=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "flush", "eviction", "told"),
+    [
+        ({}, "5s", "3600s", ""),
+        ({"statsEvictionInterval": "10m"}, "5s", "600s", ""),
+        ({"statsFlushInterval": "10s", "statsEvictionInterval": "20s"}, "10s", "20s", ""),
+        ({"statsFlushInterval": "7s"}, "7s", "3605s", ""),
+        ({"statsEvictionInterval": "0s"}, "5s", None, ""),
+        ({"statsEvictionInterval": "11s"}, "5s", "15s", "must be a multiple"),
+        ({"statsEvictionInterval": "soon", "statsFlushInterval": "0s"}, "5s", "3600s", "'soon' is not a duration"),
+    ],
+)
+def test_expiry_of_series(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    annotations: dict[str, str],
+    flush: str,
+    eviction: str | None,
+    told: str,
+) -> None:
+    """Series expire after an hour, or as Istio's annotations say; what Envoy would not take is told."""
+    text = "".join(f'sidecar.istio.io/{name}="{value}"\n' for name, value in annotations.items())
+    (tmp_path / "annotations").write_text(text)
+    made = bootstrap(read("sidecar", environment=WHO, podinfo=tmp_path))
+    assert (made["stats_flush_interval"], made.get("stats_eviction_interval")) == (flush, eviction)
+    assert told in caplog.text
+    assert bool(told) == bool(caplog.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotfish.agent.stats import Workload, rewrite, standard_labels
+from pilotfish.agent.stats import Pages, Workload, standard_labels
 
 OWN = Workload("reviews-v2", "book", "reviews", "v2", "c1", "reviews", "v2", "spiffe://td/ns/book/sa/reviews")
 PEER = "productpage-v1~book~productpage~v1~c1~productpage~v1"
@@ -97,7 +97,7 @@ envoy_istio_request_bytes_sum{reporter="source",service=""} 1.5
 
 def test_page() -> None:
     """One family is one block, series that become equal are added up, Envoy's own metrics stay as they are."""
-    page = rewrite(PAGE, OWN)
+    page = Pages(OWN).rewrite(PAGE)
     assert page.count("# TYPE istio_requests_total counter") == 1
     series = [line for line in page.splitlines() if line.startswith("istio_requests_total{")]
     assert len(series) == 1
@@ -122,7 +122,7 @@ def test_messages_of_grpc_streams() -> None:
     for family in ("request", "response"):
         for messages, streams in (("1,1", 5), ("1,0", 2), ("13,7", 1), ("-", 4)):
             page += f'envoy_istio_{family}_messages_total{{{tags},messages="{messages}"}} {streams}\n'
-    lines = [line for line in rewrite(page, OWN).splitlines() if not line.startswith("#")]
+    lines = [line for line in Pages(OWN).rewrite(page).splitlines() if line.startswith("istio_")]
     assert [line.split("{")[0] for line in lines] == ["istio_request_messages_total", "istio_response_messages_total"]
     assert [line.rpartition(" ")[2] for line in lines] == ["20", "12"]
     assert all("messages=" not in line.partition("{")[2] for line in lines)
@@ -133,3 +133,69 @@ def test_descriptions_count_only_with_an_identity_of_the_mesh() -> None:
     for principal in ("", "spiffe://td/other", "https://example.com"):
         found = labels(reporter="destination", peer=PEER, principal=principal, service=SERVICE)
         assert found["source_workload"] == "unknown", principal
+
+
+def test_sums_do_not_fall() -> None:
+    """What Envoy forgets of a sum stays in it; what counts anew after that is added. A series that is forgotten as a
+    whole begins anew, and all that was forgotten is told."""
+    pages = Pages(OWN)
+
+    def shown(**streams: int) -> dict[str, float]:
+        tags = 'reporter="source",peer="",principal="",service="x",response_code="200",grpc_response_status="0"'
+        page = "# TYPE envoy_istio_request_messages_total counter\n"
+        for messages, count in streams.items():
+            name = messages.removeprefix("m")
+            page += f'envoy_istio_request_messages_total{{{tags},messages="{name},1"}} {count}\n'
+        found = {}
+        for line in pages.rewrite(page).splitlines():
+            if not line.startswith("#"):
+                found[line.partition("{")[0].partition(" ")[0]] = float(line.rpartition(" ")[2])
+        return found
+
+    name, expired = "istio_request_messages_total", "pilotfish_series_expired_total"
+    assert shown(m1=5) == {name: 5, expired: 0}
+    assert shown(m1=5, m3=2) == {name: 11, expired: 0}
+    assert shown(m1=6) == {name: 12, expired: 1}, "three is forgotten"
+    assert shown(m1=6, m3=1) == {name: 15, expired: 1}, "and counts anew"
+    assert shown(m1=6, m3=2, m4=1) == {name: 22, expired: 1}
+    assert shown(m4=1) == {name: 22, expired: 3}
+    assert shown() == {expired: 4}
+    assert shown(m1=1) == {name: 1, expired: 4}
+    assert shown(m1=1, m2=1) == {name: 3, expired: 4}
+
+
+def test_part_of_a_page() -> None:
+    """A page of which only a part was asked for shows its series as the whole does, and nothing counts as expired."""
+    pages, line = Pages(OWN), 'envoy_istio_requests_total{reporter="source",service="%s",response_code="200"} %d\n'
+    pages.rewrite(line % ("allow_any", 5) + line % ("PassthroughCluster", 2))
+    part = pages.rewrite(line % ("allow_any", 5), whole=False)
+    assert part.count("} 7\n") == 1
+    assert "pilotfish_series_expired_total 0\n" in part
+
+
+def test_open_connections() -> None:
+    """Bytes of open connections count in the series in which they will be when these end, once; nothing falls when a
+    connection ends while the page is made, or when the counter is forgotten."""
+    pages = Pages(OWN)
+
+    def shown(closed: int | None, **connections: int) -> str:
+        tags = 'reporter="source",peer="",principal="",service="db.x~db~x"'
+        page = "" if closed is None else f"envoy_istio_tcp_sent_bytes_total{{{tags}}} {closed}\n"
+        for name, count in connections.items():
+            page += f'envoy_istio_tcp_sent_bytes_open{{{tags},connection="{name}"}} {count}\n'
+        lines = [line for line in pages.rewrite(page).splitlines() if line.startswith("istio_")]
+        assert len(lines) < 2
+        assert all("connection=" not in line for line in lines)
+        return lines[0].rpartition(" ")[2] if lines else ""
+
+    assert shown(None, a=100) == "100"
+    assert shown(None, a=150, b=1) == "151"
+    assert shown(None, a=150, b=0) == "151", "b ended and is not counted yet"
+    assert shown(3, a=150, b=0) == "153"
+    assert shown(153, a=0, b=0) == "153"
+    assert shown(153, c=7) == "160"
+    assert shown(None, c=8) == "161", "the counter is forgotten"
+    assert shown(8) == "161"
+    assert shown(10) == "163"
+    assert shown(None) == ""
+    assert shown(5) == "5"

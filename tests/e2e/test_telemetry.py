@@ -414,6 +414,29 @@ def test_tcp(shop: Shop) -> None:
             assert "response_code" not in labels
 
 
+def test_tcp_counts_while_a_connection_is_open(shop: Shop) -> None:
+    """Bytes of a connection that stays open are there before it ends, on both sides, and once when it has ended."""
+    sides = [{"reporter": one, "destination_service_name": "echo"} for one in ("source", "destination")]
+    before = [
+        (shop.total(f'istio_tcp_sent_bytes_total{{reporter="{one["reporter"]}",destination_service_name="echo"}}'))
+        for one in sides
+    ]
+    closed = shop.total("istio_tcp_connections_closed_total")
+    script = (
+        "exec 3<>/dev/tcp/echo/9000; printf 'hello\\n' >&3; head -n 1 <&3; until [ -e /tmp/end ]; do sleep 0.1; done"
+    )
+    command = ("exec", "-n", NS, "deployment/client", "-c", "client", "--", "bash", "-c", script)
+    with shop.cluster.popen(*command) as process:
+        for one, count in zip(sides, before, strict=True):
+            shop.counts("tcp_sent_bytes_total", count + 6, **one)
+        assert shop.total("istio_tcp_connections_closed_total") == closed
+        shop.run("touch /tmp/end")
+        process.wait()
+    wait_until(lambda: shop.total("istio_tcp_connections_closed_total") == closed + 2, "closed on both sides")
+    for one, count in zip(sides, before, strict=True):
+        shop.counts("tcp_sent_bytes_total", count + 6, **one)
+
+
 def test_errors(shop: Shop) -> None:
     """Codes and flags of what went wrong: the application's, no route, no upstream."""
     assert shop.requests("http://tagged/?status=503", 3) == ["503"] * 3

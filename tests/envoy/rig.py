@@ -267,19 +267,25 @@ def _static_secrets(value: Any) -> Any:
 
 @asynccontextmanager
 async def running(
-    resources: Mapping[str, Mapping[str, Any]], ip: str, folder: Path, credentials: Credentials | None = None
+    resources: Mapping[str, Mapping[str, Any]],
+    ip: str,
+    folder: Path,
+    credentials: Credentials | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Envoy]:
-    """Start Envoy, wait until its listeners are up, stop it at the end."""
+    """Start Envoy, wait until its listeners are up, stop it at the end. `more` is for its bootstrap."""
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  local and small
     envoy = Envoy(ip, folder)
     configuration = bootstrap(adapted(resources, ip, credentials), admin=str(envoy.admin))
     configuration.pop("dynamic_resources")
+    configuration |= more or {}
     path = folder / "bootstrap.pb"
     path.write_bytes(serialise(configuration))
     with envoy.log.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             str(proto.envoy_binary()),
             *("-c", str(path), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"),
+            *("--file-flush-interval-msec", "200"),
             stdout=log,
             stderr=log,
         )

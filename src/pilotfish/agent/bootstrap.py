@@ -6,11 +6,15 @@ does not stand in between.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from pilotfish.agent.certificates import split_address
-from pilotfish.agent.options import PROXY_ID, Options
+from pilotfish.agent.options import PROXY_ID, AgentError, Options, seconds
+
+log = logging.getLogger(__name__)
 
 TYPE = "type.googleapis.com/"
 EVERY = "0.0.0.0"  # noqa: S104 (Prometheus and the kubelet come from outside the pod)
@@ -29,6 +33,7 @@ STAT_PREFIXES = (
     "istio",
     "wasmcustom",
 )
+FLUSH_SECONDS, EVICTION_SECONDS = 5.0, 3600.0
 STAT_SUFFIXES = ("rbac.allowed", "rbac.denied", "shadow_allowed", "shadow_denied", "downstream_cx_active")
 STAT_REGEXES = (r"vhost\..*\.route\..*",)
 STAT_TAGS = {
@@ -64,6 +69,7 @@ def bootstrap(options: Options, *, mark: bool = False) -> dict[str, Any]:
         },
         "static_resources": {"clusters": _clusters(options), "listeners": _listeners(options)},
         "stats_config": _stats(options),
+        **_stats_intervals(options),
         "layered_runtime": {"layers": [{"name": "global", "static_layer": _runtime(options)}, _ADMIN_LAYER]},
         "overload_manager": {"resource_monitors": [_CONNECTION_LIMIT]},
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
@@ -228,6 +234,35 @@ def _listener(host: str, port: int, prefix: str, cluster: str, stat_prefix: str)
     )
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
     return {"address": _address(host, port), "filter_chains": [{"filters": filters}]}
+
+
+def _stats_intervals(options: Options) -> dict[str, str]:
+    """How often histograms are merged, and after how long series that nobody used are forgotten: once to twice this."""
+    flush = _annotated(options, "statsFlushInterval", FLUSH_SECONDS)
+    eviction = _annotated(options, "statsEvictionInterval", EVICTION_SECONDS)
+    if flush <= 0:
+        log.warning("annotation sidecar.istio.io/statsFlushInterval must be more than 0s; %gs holds", FLUSH_SECONDS)
+        flush = FLUSH_SECONDS
+    # Envoy wants a multiple.
+    rounded = math.ceil(round(eviction / flush, 6)) * flush
+    if eviction not in (rounded, EVICTION_SECONDS):
+        log.warning(
+            "annotation sidecar.istio.io/statsEvictionInterval must be a multiple of the flush interval %gs; %gs holds",
+            flush,
+            rounded,
+        )
+    made = {"stats_flush_interval": f"{flush:g}s"}
+    return made | {"stats_eviction_interval": f"{rounded:g}s"} if rounded else made
+
+
+def _annotated(options: Options, name: str, default: float) -> float:
+    """Seconds of an annotation; one that is no duration is told and has no effect."""
+    annotation = f"sidecar.istio.io/{name}"
+    try:
+        return seconds(options.annotations.get(annotation) or f"{default}s", f"annotation {annotation}")
+    except AgentError as error:
+        log.warning("%s; %gs holds", error, default)
+        return default
 
 
 def _stats(options: Options) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pilotfish.agent.http import Request, Response, TooLargeError, fetch
-from pilotfish.agent.stats import Workload, rewrite
+from pilotfish.agent.stats import Pages, Workload
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +48,22 @@ class EnvoyMetrics:
 
     def __init__(self, admin_port: int, own: Workload) -> None:
         self._admin = f"http://127.0.0.1:{admin_port}/stats/prometheus"
-        self._own = own
+        self._pages = Pages(own)
+        self._turn = asyncio.Lock()
 
     async def page(self, query: str, timeout: float) -> bytes | None:  # noqa: ASYNC109
         """None when Envoy does not answer."""
         url = self._admin + (f"?{query}" if query else "")
         try:
-            answer = await fetch(url, timeout=timeout, limit=MAX_PAGE)
+            # One at a time: pages have to come in order.
+            async with asyncio.timeout(timeout), self._turn:
+                answer = await fetch(url, timeout=timeout, limit=MAX_PAGE)
+                if answer.status != 200:
+                    return None
+                return self._pages.rewrite(answer.body.decode(errors="replace"), whole=not query).encode()
         except (OSError, TimeoutError, TooLargeError) as error:
             log.debug("no metrics from Envoy: %s", error)
             return None
-        if answer.status != 200:
-            return None
-        return rewrite(answer.body.decode(errors="replace"), self._own).encode()
 
     async def __call__(self, request: Request) -> Response:
         if not request.path.startswith("/stats/prometheus"):

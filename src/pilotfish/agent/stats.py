@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pilotfish.agent.options import Options
 
@@ -47,7 +47,11 @@ DESTINATION = (
     "destination_canonical_revision",
     "destination_cluster",
 )
-_RAW = ("peer", "principal", "service", "messages")
+_RAW = ("peer", "principal", "service", "messages", "connection")
+OPEN = {"tcp_sent_bytes_open": "tcp_sent_bytes_total", "tcp_received_bytes_open": "tcp_received_bytes_total"}
+"""Bytes of single connections that are open, and the metric in which they count."""
+EXPIRED = "pilotfish_series_expired_total"
+"""How many of Envoy's series were there at one scrape and not at the next."""
 MESSAGES = {"request_messages_total": 0, "response_messages_total": 1}
 """Metrics that count streams by their messages, and which of the two numbers is theirs."""
 
@@ -151,11 +155,12 @@ def _fields(one: Workload) -> dict[str, str]:
 
 def _service(raw: Mapping[str, str], own: Workload, destination: Workload, inbound: bool) -> dict[str, str]:
     """The three labels of the destination's service."""
-    host, _, rest = raw.get("service", "").partition("~")
+    found, _, asked = raw.get("service", "").partition(" ")
+    host, _, rest = found.partition("~")
     name, _, namespace = rest.partition("~")
     if not rest:
-        # No service: a name of its own for what passes through or is stopped, nothing for the rest.
-        name, host = SPECIAL.get(host, ""), ""
+        # No service: a name of its own for what passes through or is stopped, for the rest what the client asked for.
+        name, host = SPECIAL.get(found, asked), asked
         namespace = destination.namespace
     if inbound:
         host, name = host or own.canonical_name, name or own.canonical_name
@@ -167,38 +172,139 @@ def _service(raw: Mapping[str, str], own: Workload, destination: Workload, inbou
     }
 
 
-def rewrite(page: str, own: Workload) -> str:
-    """The whole page. Series of one family that become equal are summed, since Prometheus takes each only once."""
-    lines: list[str] = []
-    families: dict[str, str] = {}
-    series: dict[str, dict[str, float]] = {}
-    # All lines of a histogram, and those of other families, have the same tags.
+Place = tuple[str, str]
+"""A line of the page that is made: its metric, and name with labels."""
+
+
+@dataclass(slots=True)
+class _Page:
+    """One of Envoy's pages, read."""
+
+    others: list[str] = field(default_factory=list)
+    """Lines that are not about Istio's metrics."""
+    kinds: dict[str, str] = field(default_factory=dict)
+    series: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By metric, then by line. What comes to the same line is added up: Prometheus takes each only once."""
+    first: dict[str, str] = field(default_factory=dict)
+    """Envoy's line for each of these, the first one of several."""
+    parts: dict[Place, dict[str, float]] = field(default_factory=dict)
+    """Where several came to one line: their values."""
+    open: dict[Place, float] = field(default_factory=dict)
+    """Bytes of connections that are open."""
+    seen: set[int] = field(default_factory=set)
+    """Envoy's counters and histograms."""
+
+
+@dataclass(slots=True, frozen=True)
+class _Sum:
+    """A line that several of Envoy's add up to, as it was at the last scrape."""
+
+    parts: Mapping[str, float] = field(default_factory=dict)
+    gone: float = 0.0
+    """What those had counted that Envoy has forgotten since."""
+    shown: float = 0.0
+
+
+class Pages:
+    """Envoy's pages made Istio's, one after the other.
+
+    Envoy forgets what nobody used for a while. When one of several counters that add up to a line is forgotten, the sum
+    must not fall: Prometheus would take that for a restart, and count all of it once more. So what it had counted is
+    kept as long as the line is there. A line that goes as a whole is gone, and begins at nothing when it returns.
+    """
+
+    def __init__(self, own: Workload) -> None:
+        self._own = own
+        self._sums: dict[Place, _Sum] = {}
+        self._seen: set[int] = set()
+        self._expired = 0
+
+    def rewrite(self, page: str, *, whole: bool = True) -> str:
+        """The whole page. To be called in the order in which Envoy made them; a page that is not `whole`, because only
+        a part was asked for, tells nothing about what is gone."""
+        found = _read(page, self._own)
+        for place in found.parts.keys() | found.open.keys() | self._sums.keys():
+            self._add_up(place, found, whole=whole)
+        if whole:
+            self._expired += len(self._seen - found.seen)
+            self._seen = found.seen
+        lines = found.others
+        lines.append(f"# TYPE {EXPIRED} counter\n{EXPIRED} {self._expired}")
+        for name, values in found.series.items():
+            if not values:
+                continue
+            lines.append(f"# TYPE {name} {found.kinds.get(name, 'counter')}")
+            lines += [f"{key} {_number(value)}" for key, value in values.items()]
+        return "\n".join(lines) + "\n"
+
+    def _add_up(self, place: Place, found: _Page, *, whole: bool) -> None:
+        """Put the value of one line that is or was a sum into the page."""
+        name, key = place
+        values, before = found.series.setdefault(name, {}), self._sums.get(place, _Sum())
+        parts = found.parts.get(place) or ({_identity(found.first[key]): values[key]} if key in values else {})
+        if not parts and place not in found.open:
+            if whole:
+                del self._sums[place]
+            return
+        gone = before.gone
+        if whole:
+            gone += sum(value for one, value in before.parts.items() if parts.get(one, -1.0) < value)
+        counted = sum(parts.values())
+        # A connection that ends between the reading of counters and of gauges is in neither: hence the maximum.
+        total = values[key] = max(gone + counted + found.open.get(place, 0.0), before.shown)
+        if not whole:
+            return
+        if len(parts) > 1 or place in found.open or total != counted:
+            self._sums[place] = _Sum(parts, gone, total)
+        else:
+            self._sums.pop(place, None)
+
+
+def _read(page: str, own: Workload) -> _Page:
+    found = _Page()
+    # All lines of a histogram, and those of other metrics, have the same tags.
     known: dict[tuple[str, bool], tuple[str, Mapping[str, str]]] = {}
     for line in page.splitlines():
         if line.startswith("# TYPE envoy_istio_"):
             _, _, name, kind = line.split(" ", 3)
-            families[name.removeprefix("envoy_")] = kind
+            found.kinds[name.removeprefix("envoy_")] = kind
             continue
         match = _LINE.match(line) if line.startswith("envoy_istio_") else None
         if match is None:
-            lines.append(line)
+            found.others.append(line)
             continue
         metric, suffix, tags, value = match.groups()
+        if suffix not in ("_bucket", "_sum") and metric not in OPEN:
+            found.seen.add(hash((metric, tags)))
         tcp, bound = metric.startswith("tcp_"), ""
         if suffix == "_bucket":
             tags, _, bound = tags.rpartition('le="')
-        if (found := known.get((tags, tcp))) is None:
+        if (made := known.get((tags, tcp))) is None:
             raw = dict(_LABEL.findall(tags))
             labels = standard_labels(raw, own, tcp=tcp)
-            found = known[tags, tcp] = ",".join(f'{name}="{text}"' for name, text in labels.items()), raw
-        text = f'{found[0]},le="{bound}' if bound else found[0]
-        family = series.setdefault(f"istio_{metric}", {})
-        key = f"istio_{metric}{suffix or ''}{{{text}}}"
-        family[key] = family.get(key, 0.0) + float(value) * _messages(metric, found[1])
-    for name, values in series.items():
-        lines.append(f"# TYPE {name} {families.get(name, 'untyped')}")
-        lines += [f"{key} {_number(value)}" for key, value in values.items()]
-    return "\n".join(lines) + "\n"
+            made = known[tags, tcp] = ",".join(f'{name}="{text}"' for name, text in labels.items()), raw
+        text = f'{made[0]},le="{bound}' if bound else made[0]
+        name = f"istio_{OPEN.get(metric, metric)}"
+        key = f"{name}{suffix or ''}{{{text}}}"
+        number = float(value) * _messages(metric, made[1])
+        if metric in OPEN:
+            found.open[name, key] = found.open.get((name, key), 0.0) + number
+            continue
+        values = found.series.setdefault(name, {})
+        if key not in values:
+            values[key] = number
+            found.first[key] = line
+            continue
+        parts = found.parts.setdefault((name, key), {})
+        if not parts:
+            parts[_identity(found.first[key])] = values[key]
+        parts[_identity(line)] = number
+        values[key] += number
+    return found
+
+
+def _identity(line: str) -> str:
+    return line[: line.rindex(" ")]
 
 
 def _messages(metric: str, raw: Mapping[str, str]) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-RESERVED = frozenset({"peer", "principal", "service", "messages"})
+RESERVED = frozenset({"peer", "principal", "service", "messages", "connection"})
 """Tags by which proxy and agent tell each other the standard labels; users cannot have tags of these names."""
 
 _ATTRIBUTES = {

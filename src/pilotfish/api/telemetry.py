@@ -9,7 +9,6 @@ from typing import Annotated
 from pilotfish.api.meta import (
     DEPRECATED,
     REQUIRED,
-    UNIMPLEMENTED,
     Api,
     Duration,
     PolicySelector,
@@ -162,7 +161,7 @@ class Metrics(Api, frozen=True):
     """Whose metrics these settings are for."""
     overrides: tuple[MetricsOverrides, ...] = ()
     """Changes, in order; the last one that matches counts."""
-    reporting_interval: Annotated[Duration | None, UNIMPLEMENTED] = None
+    reporting_interval: Duration | None = None
     """Time between reports of TCP metrics; default 5s."""
 
 

@@ -63,8 +63,20 @@ def http_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
 
 
 @query
+def tcp_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
+    """The loggers of TCP proxies: one line at the end of a connection. Metrics are told of other moments too."""
+    end: Fields = {"log_type_filter": {"types": ["TcpConnectionEnd"]}}
+
+    def at_end(logger: Fields) -> Fields:
+        filters = [end, logger["filter"]] if "filter" in logger else []
+        return {**logger, "filter": {"and_filter": {"filters": filters}} if filters else end}
+
+    return tuple(at_end(logger) for logger in loggers(db, view, inbound))
+
+
+@query
 def loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
-    """The loggers of TCP proxies, and the usual ones of HTTP connection managers."""
+    """The usual loggers, those of HTTP connection managers."""
     config = mesh(db)
     entries = telemetry.access_logging(db, view.namespace, view.labels)
     if not entries and config.access_log_file:

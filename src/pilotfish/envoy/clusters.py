@@ -122,9 +122,10 @@ def outbound(db: Db, client: Client, key: ServiceKey, port: int, subset: str, re
 
 def service_metadata(found: Service) -> Fields:
     """What tools read of a cluster's service (`services`), and what metrics do (`service`)."""
+    name = found.name if found.kubernetes else found.host  # as Istio names what a ServiceEntry makes
     return {
-        "services": [{"host": found.host, "name": found.name, "namespace": found.namespace}],
-        "service": f"{found.host}~{found.name}~{found.namespace}",
+        "services": [{"host": found.host, "name": name, "namespace": found.namespace}],
+        "service": f"{found.host}~{name}~{found.namespace}",
     }
 
 

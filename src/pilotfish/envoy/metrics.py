@@ -10,9 +10,11 @@ security policy) and how tags are written (`unknown` for nothing) is filled in w
 | `reporter` | `destination` | `source` |
 | `peer` | description in the client's certificate | in the server's certificate, else the endpoint's |
 | `principal` | URI in the client's certificate | in the server's certificate |
-| `service` | `host~name~namespace` of the cluster, else its name or the route's | the same |
+| `service` | `host~name~namespace` of the cluster, else its name or the route's | the same, and in sidecars, \
+after a space, the Host header; of a service the same once more |
 | `response_code`, `response_flags`, `grpc_response_status` | as Istio names them | the same |
 | `messages` | messages of a gRPC stream, `requests,responses`, on the two metrics that count these | the same |
+| `connection` | number of an open connection, on the bytes that it has sent or received so far | the same |
 
 The description of a workload is `name~namespace~canonical name~canonical revision~cluster~app~version`, put into its
 certificate by the authority, which knows the pod behind a token: it cannot be forged, and it is there for TCP as well.
@@ -20,6 +22,10 @@ certificate by the authority, which knows the pod behind a token: it cannot be f
 Envoy's filter for gRPC says its two counts only as one text, which is no number for a counter. So streams are counted
 by these texts, and the agent multiplies. Nearly all streams have one message each way; a scope with a limit of its own
 keeps others from crowding out the rest.
+
+Bytes of a TCP connection are known at any time only as their sum since its beginning, which is no step for a counter.
+So counters have those of connections that ended; connections that are open for a while have gauges of their own, which
+are set every few seconds and to nothing at the end. The agent adds both up.
 """
 
 from __future__ import annotations
@@ -31,13 +37,14 @@ from pilotfish.api.tag_expressions import RESERVED, value_format
 from pilotfish.api.telemetry import Metric
 from pilotfish.engine import Db, query
 from pilotfish.envoy.proto import Fields, extension
-from pilotfish.mesh.metrics import REMOVED, MetricSettings, metrics
+from pilotfish.mesh.metrics import REMOVED, MetricSettings, metrics, reporting_interval
 from pilotfish.mesh.proxies import View
 
 STATS = "envoy.extensions.access_loggers.stats.v3.Config"
 SCOPE, GRPC_SCOPE = "istio", "istio-grpc"
-MAX_SERIES, MAX_GRPC_SERIES = 20_000, 2_000
-"""Series of one kind that a proxy keeps; what exceeds it is dropped and counted by Envoy."""
+MAX_SERIES, MAX_GRPC_SERIES, MAX_OPEN = 20_000, 2_000, 4_000
+"""Series of one kind that a proxy keeps; what exceeds it is dropped and counted by Envoy. Connections without a gauge
+of their own count when they end."""
 DROP = "~"
 """Value of a tag that is taken away when the page is scraped."""
 
@@ -45,9 +52,20 @@ _SERVICE = (
     '%COALESCE({"operators":'
     '[{"command":"CLUSTER_METADATA","param":"istio:service"},"UPSTREAM_CLUSTER_RAW","ROUTE_NAME"]})%'
 )
+_HOST = (
+    # The service once more, where there is one: it has one series whatever it is called by.
+    ' %COALESCE({"operators":'
+    '[{"command":"CLUSTER_METADATA","param":"istio:service"},{"command":"REQ","param":":AUTHORITY"}]})%'
+)
 _CLIENT_PEER = (
     '%COALESCE({"operators":["UPSTREAM_PEER_DNS_SAN",{"command":"UPSTREAM_METADATA","param":"istio:workload"}]})%'
 )
+
+
+START, PERIODIC, END = "TcpUpstreamConnected", "TcpPeriodic", "TcpConnectionEnd"
+"""Moments of a TCP connection, as Envoy's access logs name them."""
+NOTHING = "%RESPONSE_CODE%"
+"""Which TCP does not have: the number 0, which Envoy does not take as a fixed value."""
 
 
 class _Kind(NamedTuple):
@@ -56,29 +74,43 @@ class _Kind(NamedTuple):
     """Format of the value; empty counts one."""
     unit: str = ""
     """Of histograms."""
+    gauge: str = ""
+    """Of gauges: the moment at which they are set."""
 
 
-_HTTP: Mapping[Metric, _Kind] = {
-    Metric.REQUEST_COUNT: _Kind("requests_total"),
-    Metric.REQUEST_DURATION: _Kind("request_duration_milliseconds", "%DURATION%", "Milliseconds"),
-    Metric.REQUEST_SIZE: _Kind("request_bytes", "%DOWNSTREAM_WIRE_BYTES_RECEIVED%", "Bytes"),
-    Metric.RESPONSE_SIZE: _Kind("response_bytes", "%DOWNSTREAM_WIRE_BYTES_SENT%", "Bytes"),
-}
-_GRPC: Mapping[Metric, _Kind] = {
-    Metric.GRPC_REQUEST_MESSAGES: _Kind("request_messages_total"),
-    Metric.GRPC_RESPONSE_MESSAGES: _Kind("response_messages_total"),
-}
+Kinds = tuple[tuple[Metric, _Kind], ...]
+
+_HTTP: Kinds = (
+    (Metric.REQUEST_COUNT, _Kind("requests_total")),
+    (Metric.REQUEST_DURATION, _Kind("request_duration_milliseconds", "%DURATION%", "Milliseconds")),
+    (Metric.REQUEST_SIZE, _Kind("request_bytes", "%DOWNSTREAM_WIRE_BYTES_RECEIVED%", "Bytes")),
+    (Metric.RESPONSE_SIZE, _Kind("response_bytes", "%DOWNSTREAM_WIRE_BYTES_SENT%", "Bytes")),
+)
+_GRPC: Kinds = (
+    (Metric.GRPC_REQUEST_MESSAGES, _Kind("request_messages_total")),
+    (Metric.GRPC_RESPONSE_MESSAGES, _Kind("response_messages_total")),
+)
 _MESSAGES = {"messages": "%FILTER_STATE(envoy.filters.http.grpc_stats:PLAIN)%"}
 _IS_GRPC = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
-_TCP_END: Mapping[Metric, _Kind] = {
-    Metric.TCP_CLOSED_CONNECTIONS: _Kind("tcp_connections_closed_total"),
-    Metric.TCP_SENT_BYTES: _Kind("tcp_sent_bytes_total", "%BYTES_SENT%"),
-    Metric.TCP_RECEIVED_BYTES: _Kind("tcp_received_bytes_total", "%BYTES_RECEIVED%"),
-}
-_TCP_START: Mapping[Metric, _Kind] = {Metric.TCP_OPENED_CONNECTIONS: _Kind("tcp_connections_opened_total")}
+_TCP_START: Kinds = ((Metric.TCP_OPENED_CONNECTIONS, _Kind("tcp_connections_opened_total")),)
+_TCP_OPEN: Kinds = (
+    (Metric.TCP_SENT_BYTES, _Kind("tcp_sent_bytes_open", "%BYTES_SENT%", gauge=PERIODIC)),
+    (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_open", "%BYTES_RECEIVED%", gauge=PERIODIC)),
+)
+_TCP_END: Kinds = (
+    (Metric.TCP_CLOSED_CONNECTIONS, _Kind("tcp_connections_closed_total")),
+    (Metric.TCP_SENT_BYTES, _Kind("tcp_sent_bytes_total", "%BYTES_SENT%")),
+    (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_total", "%BYTES_RECEIVED%")),
+)
+_TCP_END_OF_OPEN: Kinds = (
+    *_TCP_END,
+    (Metric.TCP_SENT_BYTES, _Kind("tcp_sent_bytes_open", NOTHING, gauge=END)),
+    (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_open", NOTHING, gauge=END)),
+)
+_CONNECTION = {"connection": "%CONNECTION_ID%"}
 
 
-def _tags(inbound: bool, http: bool) -> dict[str, str]:
+def _tags(view: View, inbound: bool, http: bool) -> dict[str, str]:
     tags = {
         "reporter": "destination" if inbound else "source",
         "peer": "%DOWNSTREAM_PEER_DNS_SAN%" if inbound else _CLIENT_PEER,
@@ -86,6 +118,8 @@ def _tags(inbound: bool, http: bool) -> dict[str, str]:
         "service": _SERVICE,
     }
     if http:
+        if view.is_sidecar and not inbound:
+            tags["service"] += _HOST
         tags |= {
             "response_code": "%RESPONSE_CODE%",
             "grpc_response_status": "%GRPC_STATUS_NUMBER%",
@@ -96,58 +130,84 @@ def _tags(inbound: bool, http: bool) -> dict[str, str]:
 @query
 def http_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
     """The loggers of an HTTP connection manager: one for requests, one for the messages of gRPC streams."""
-    settings, tags = metrics(db, view.namespace, view.labels, inbound), _tags(inbound, True)
+    settings, tags = metrics(db, view.namespace, view.labels, inbound), _tags(view, inbound, True)
     result = []
     if (logger := _logger(settings, _HTTP, tags)) is not None:
         result.append(logger)
-    if (logger := _logger(settings, _GRPC, tags | _MESSAGES, GRPC_SCOPE, MAX_GRPC_SERIES)) is not None:
+    if (logger := _logger(settings, _GRPC, tags | _MESSAGES, GRPC_SCOPE)) is not None:
         result.append({**logger, "filter": _IS_GRPC})
     return tuple(result)
 
 
 @query
 def tcp_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
-    """The loggers of a TCP proxy: one for beginnings, one for ends (byte counts are sums, so they are taken there)."""
-    settings, tags = metrics(db, view.namespace, view.labels, inbound), _tags(inbound, False)
-    result = []
-    for kinds, moment in ((_TCP_START, "TcpUpstreamConnected"), (_TCP_END, "TcpConnectionEnd")):
-        if (logger := _logger(settings, kinds, tags)) is not None:
-            result.append({**logger, "filter": {"log_type_filter": {"types": [moment]}}})
-    return tuple(result)
+    """The loggers of a TCP proxy."""
+    settings, tags = metrics(db, view.namespace, view.labels, inbound), _tags(view, inbound, False)
+    # One series from a connection's first report to its end: that knows no flags yet, so it never has any.
+    calm = {name: value for name, value in tags.items() if name != "response_flags"}
+    interval = reporting_interval(db, view.namespace, view.labels) // 1_000_000  # ms
+    made = (
+        (_moment(START), _TCP_START, tags),
+        (_moment(PERIODIC), _TCP_OPEN, calm),
+        (_ended("GE", interval), _TCP_END_OF_OPEN, calm),
+        (_ended("LE", interval - 1), _TCP_END, tags),
+    )
+    loggers = ((condition, _logger(settings, kinds, these)) for condition, kinds, these in made)
+    return tuple({**logger, "filter": condition} for condition, logger in loggers if logger is not None)
+
+
+def _moment(name: str) -> Fields:
+    return {"log_type_filter": {"types": [name]}}
+
+
+def _ended(operator: str, milliseconds: int) -> Fields:
+    """Ends of connections that lasted so long."""
+    value = {"default_value": milliseconds, "runtime_key": "pilotfish.tcp_reporting"}
+    return {
+        "and_filter": {"filters": [_moment(END), {"duration_filter": {"comparison": {"op": operator, "value": value}}}]}
+    }
 
 
 def _logger(
     settings: Iterable[MetricSettings],
-    kinds: Mapping[Metric, _Kind],
+    kinds: Kinds,
     tags: Mapping[str, str],
     scope: str = SCOPE,
-    limit: int = MAX_SERIES,
 ) -> Fields | None:
+    limit = MAX_GRPC_SERIES if scope == GRPC_SCOPE else MAX_SERIES
     counters: list[Fields] = []
     histograms: list[Fields] = []
-    for one in settings:
-        kind = kinds.get(one.metric)
-        if kind is None:
+    gauges: list[Fields] = []
+    wanted = {one.metric: one for one in settings}
+    for metric, kind in kinds:
+        if (one := wanted.get(metric)) is None:
             continue
-        stat = {"name": kind.name, "tags": [{"name": n, "value_format": v} for n, v in _changed(tags, one).items()]}
+        its = _changed(tags, one) | (_CONNECTION if kind.gauge else {})
+        stat = {"name": kind.name, "tags": [{"name": n, "value_format": v} for n, v in its.items()]}
         if kind.unit:
             histograms.append({"stat": stat, "unit": kind.unit, "value_format": kind.value})
+        elif kind.gauge:
+            gauges.append({"stat": stat, "value_format": kind.value, "set": {"log_type": kind.gauge}})
         elif kind.value:
             counters.append({"stat": stat, "value_format": kind.value})
         else:
             counters.append({"stat": stat, "value_fixed": {"value": 1}})
-    if not counters and not histograms:
+    if not counters and not histograms and not gauges:
         return None
     config: Fields = {
         # Shared by name, so that counters outlive an update of their listener.
         "stats_scope": {
             "prefix": SCOPE,
             "sharing_name": scope,
+            # What nobody uses for a while is forgotten: `stats_eviction_interval` of the bootstrap.
+            "enable_eviction": True,
             "max_counters": {"value": limit},
+            "max_gauges": {"value": MAX_OPEN},
             "max_histograms": {"value": limit},
         },
         "counters": counters,
         "histograms": histograms,
+        "gauges": gauges,
     }
     return extension("envoy.access_loggers.stats", STATS, config)
 

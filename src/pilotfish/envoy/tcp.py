@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pilotfish.api import Duration
 from pilotfish.api.networking.destination_rule import TrafficPolicy
 from pilotfish.engine import Db
-from pilotfish.envoy.access_log import loggers
-from pilotfish.envoy.metrics import tcp_loggers
+from pilotfish.envoy import metrics
+from pilotfish.envoy.access_log import tcp_loggers
 from pilotfish.envoy.proto import Fields, extension
 from pilotfish.envoy.values import duration, number
+from pilotfish.mesh.metrics import reporting_interval
 from pilotfish.mesh.proxies import View
 
 EARLY = 64 * 1024
@@ -38,11 +39,14 @@ def proxy(
         fields["cluster"] = chosen[0][0]
     else:
         fields["weighted_clusters"] = {"clusters": [{"name": name, "weight": weight} for name, weight in chosen]}
-    measured = tcp_loggers(db, view, inbound)
-    if logs := [*loggers(db, view, inbound), *measured]:
+    measured = metrics.tcp_loggers(db, view, inbound)
+    if logs := [*tcp_loggers(db, view, inbound), *measured]:
         fields["access_log"] = logs
     if measured:
-        fields["access_log_options"] = {"flush_access_log_on_connected": True}
+        fields["access_log_options"] = {
+            "flush_access_log_on_connected": True,
+            "access_log_flush_interval": duration(reporting_interval(db, view.namespace, view.labels)),
+        }
         if mutual:
             # Whose connection it is, is known when the handshake is over.
             fields |= {"upstream_connect_mode": "ON_DOWNSTREAM_TLS_HANDSHAKE", "max_early_data_bytes": number(EARLY)}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from pilotfish.api import Duration
 from pilotfish.api.telemetry import Metric, MetricsOverrides, TagOperation
 from pilotfish.engine import Db, query
 from pilotfish.mesh import telemetry
@@ -14,6 +15,9 @@ from pilotfish.mesh.workloads import Labels, Workload
 
 REMOVED = ""
 """In `MetricSettings.tags`: the tag is taken away."""
+
+
+REPORTING = Duration.parse("5s")
 
 
 class MetricSettings(msgspec.Struct, frozen=True):
@@ -55,6 +59,14 @@ def metrics(db: Db, namespace: str, labels: Labels, inbound: bool) -> tuple[Metr
         return ()
     overrides = [override for entry in entries for override in entry.overrides]
     return tuple(_settings(overrides, inbound))
+
+
+@query
+def reporting_interval(db: Db, namespace: str, labels: Labels) -> Duration:
+    """Time between reports of a TCP connection that is open: the most specific that is given, else Istio's default."""
+    entries = [entry for level in telemetry.levels(db, namespace, labels) for entry in level.metrics]
+    given = [entry.reporting_interval for entry in entries if entry.reporting_interval is not None]
+    return given[-1] if given else REPORTING
 
 
 def _settings(overrides: list[MetricsOverrides], inbound: bool) -> Iterator[MetricSettings]:
