@@ -140,7 +140,7 @@ def test_istiod_reads_its_configuration(file: Path) -> None:
     if f"istio-sidecar-injector{suffix}" in found:
         settings = InjectorSettings.read(found[f"istio-sidecar-injector{suffix}"]["data"], "", "ns")
         assert settings.policy == "enabled"
-        assert settings.image("proxyv2").startswith("docker.io/pilotfish/proxyv2:0.1.0")
+        assert settings.image("proxyv2", "").startswith("docker.io/pilotfish/proxyv2:0.1.0")
 
 
 def test_values_of_istio() -> None:

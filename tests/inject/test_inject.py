@@ -94,7 +94,7 @@ def test_injecting_twice_changes_nothing() -> None:
     ("annotations", "flags"),
     [
         ({}, {"-i": "*", "-x": "", "-b": "*", "-d": "15090,15021,15020"}),
-        ({"traffic.sidecar.istio.io/excludeInboundPorts": "22,3306"}, {"-d": "15090,15021,15020,22,3306"}),
+        ({"traffic.sidecar.istio.io/excludeInboundPorts": "22,3306"}, {"-d": "15090,15021,22,3306,15020"}),
         ({"traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8"}, {"-i": "10.0.0.0/8"}),
         ({"traffic.sidecar.istio.io/includeInboundPorts": ""}, {"-b": ""}),
         ({"traffic.sidecar.istio.io/excludeOutboundPorts": "25"}, {"-o": "25"}),
@@ -114,12 +114,14 @@ def test_capture_annotations_become_flags(annotations: dict[str, str], flags: di
         ({"traffic.sidecar.istio.io/excludeInboundPorts": "x"}, "excludeInboundPorts: 'x' is not a port"),
         ({"traffic.sidecar.istio.io/includeOutboundIPRanges": "10"}, "includeOutboundIPRanges"),
         ({"sidecar.istio.io/interceptionMode": "MAGIC"}, "not one of REDIRECT, TPROXY, NONE"),
-        ({"inject.istio.io/templates": "nope"}, "no template 'nope'"),
+        ({"inject.istio.io/templates": "nope"}, "no injection template 'nope'; there are gateway, gw, sidecar"),
         ({"proxy.istio.io/config": "a: [b"}, "not YAML"),
         ({"prometheus.io/port": "15090"}, "is a port of the mesh"),
         ({"sidecar.istio.io/userVolume": "x"}, "not JSON"),
         ({"sidecar.istio.io/userVolume": '[{"emptyDir": {}}]'}, "objects with names"),
-        ({"sidecar.istio.io/nativeSidecar": "maybe"}, "neither true nor false"),
+        ({"inject.istio.io/templates": "grpc-agent"}, "gRPC without a proxy is not supported"),
+        ({"sidecar.istio.io/proxyCPU": "much"}, "'much' is not an amount such as 100m"),
+        ({"proxy.istio.io/config": "concurrency: many"}, "concurrency"),
     ],
 )
 def test_bad_annotations_are_named(annotations: dict[str, str], text: str) -> None:
@@ -175,7 +177,7 @@ def test_metrics_are_merged() -> None:
     assert annotations["prometheus.io/port"] == "15020"
     assert annotations["prometheus.io/path"] == "/stats/prometheus"
     moved = json.loads(env(made, "ISTIO_PROMETHEUS_ANNOTATIONS"))
-    assert moved == {"scrape": "true", "path": "/metrics", "port": "9100"}
+    assert moved == {"scrape": "true", "path": "", "port": "9100"}
     off = injected(pod({"prometheus.io/scrape": "false"}))
     assert "prometheus.io/port" not in off["metadata"]["annotations"]
     assert env(injected(pod(), mesh={"enablePrometheusMerge": False}), "ISTIO_PROMETHEUS_ANNOTATIONS") is None

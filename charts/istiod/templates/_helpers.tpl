@@ -86,9 +86,6 @@ defaultConfig:
   {{- else if eq $v.global.proxy.tracer "none" }}
   tracing: {}
   {{- end }}
-  {{- with $v.global.proxy.holdApplicationUntilProxyStarts }}
-  holdApplicationUntilProxyStarts: {{ . }}
-  {{- end }}
 defaultProviders:
   {{- if and $v.telemetry.enabled $v.telemetry.v2.enabled }}
   metrics:

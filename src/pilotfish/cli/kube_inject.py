@@ -13,7 +13,7 @@ import yaml
 from pilotfish.errors import UserError
 from pilotfish.inject import InjectionError, InjectorSettings
 from pilotfish.inject.context import Context
-from pilotfish.inject.manifest import inject_all, read, write
+from pilotfish.inject.manifest import inject_all, read
 from pilotfish.kube.client import Client
 from pilotfish.kube.errors import KubeError
 from pilotfish.kube.resources import CONFIG_MAPS
@@ -56,10 +56,14 @@ def command(
         settings = InjectorSettings.read(data, revision, system)
         mesh_json = yaml.load(mesh.get("mesh", ""), Loader=yaml.CSafeLoader) or {}
         documents = read(filename.read(), filename.name)
-        made = inject_all(documents, lambda pod, space: Context(pod, space, settings, mesh_json), namespace)
+
+        def context(pod: dict[str, Any], space: str) -> Context:
+            return Context(pod, space, settings, mesh_json)
+
+        made = list(inject_all(documents, context, namespace, lambda text: click.echo(text, err=True)))
     except (InjectionError, yaml.YAMLError) as error:
         raise UserError(str(error)) from error
-    output.write(write(made))
+    output.write("---\n".join(made))
 
 
 def _text(path: Path | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from pilotfish.api.telemetry import EXPIRES
 from pilotfish.api.validation import validate_mesh
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Options
+from pilotfish.inject import InjectionError, InjectorSettings
 from pilotfish.kube.client import Client
 from pilotfish.kube.informer import Change, Handler, Informer, Informers
 from pilotfish.kube.meta import matches_labels
@@ -35,6 +37,7 @@ from pilotfish.mesh.world import World
 log = logging.getLogger(__name__)
 
 PROXY_CONFIG = "ProxyConfig"
+INJECTOR = "istio-sidecar-injector"
 _Setting = TypeVar("_Setting", bound=MeshConfig | MeshNetworks)
 
 KUBERNETES = (NAMESPACES, NODES, PODS, SERVICES, ENDPOINT_SLICES, SECRETS)
@@ -51,6 +54,8 @@ class Feed:
         self._core: list[Informer] = []
         self._config: dict[str, Informer] = {}
         self._crds = informers.get(CUSTOM_RESOURCE_DEFINITIONS)
+        self._injector: InjectorSettings | None = InjectorSettings.read({}, options.revision, options.namespace)
+        self._injector_seen = False
         self._own_maps = Informer(client, CONFIG_MAPS, options.namespace)
         self.problems: dict[tuple[str, str, str], str] = {}
         """What could not be read: (kind, namespace, name) → why."""
@@ -176,10 +181,27 @@ class Feed:
         """The objects of a kind of config; None while the API server does not serve it."""
         return self._config.get(kind)
 
-    def own_config_map(self, name: str) -> Mapping[str, str]:
-        """Data of one of the control plane's ConfigMaps, empty when it is not there."""
-        found = self._own_maps.store.get(self._options.namespace, self._suffixed(name))
-        return (found or {}).get("data") or {}
+    @property
+    def injector(self) -> InjectorSettings:
+        """The injector's settings in force. Raises InjectionError when they could not be read from the beginning."""
+        if self._injector is None:
+            raise InjectionError(self.problems[self._injector_map])
+        return self._injector
+
+    @property
+    def _injector_map(self) -> tuple[str, str, str]:
+        return "ConfigMap", self._options.namespace, self._suffixed(INJECTOR)
+
+    def namespace(self, name: str) -> Object:
+        """A namespace, empty when it is not known."""
+        return self._informers.get(NAMESPACES).store.get("", name) or {}
+
+    def native_sidecars(self, node: str) -> bool:
+        """Whether a pod's proxy can be an init container that goes on running: asked of its node when it has one
+        already, else of all."""
+        nodes = self._informers.get(NODES).store
+        own = nodes.get("", node) if node else None
+        return all(map(_has_native_sidecars, [own] if own else nodes.values()))
 
     def proxy_configs(self, namespace: str, labels: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
         """Specs of the ProxyConfig resources for a pod, weakest first: root namespace, namespace, workload."""
@@ -205,11 +227,27 @@ class Feed:
     # ----------------------------------------------------------------- settings
 
     def _settings_changed(self, change: Change) -> None:
+        data = (change.new or {}).get("data") or {}
+        if change.object["metadata"]["name"] == self._suffixed(INJECTOR):
+            self._set_injector(data)
         if change.object["metadata"]["name"] != self._suffixed("istio"):
             return
-        data = (change.new or {}).get("data") or {}
         self._set("mesh", data, decode_mesh_config, self._world.set_mesh)
         self._set("meshNetworks", data, decode_mesh_networks, self._world.set_networks)
+
+    def _set_injector(self, data: Mapping[str, str]) -> None:
+        """Unreadable settings, or a template that is wrong, are reported; the settings in force stay."""
+        first = self._injector_map not in self.problems and not self._injector_seen
+        self._injector_seen = True
+        self.problems.pop(self._injector_map, None)
+        try:
+            self._injector = InjectorSettings.read(data, self._options.revision, self._options.namespace)
+        except InjectionError as error:
+            self.problems[self._injector_map] = str(error)
+            if first:
+                self._injector = None
+            stay = "no pod can be injected" if self._injector is None else "the settings in force stay"
+            log.error("%s: %s", stay, error)
 
     def _set(
         self,
@@ -233,6 +271,16 @@ class Feed:
         if use(value):
             self._metrics.push_triggers.inc("global")
             self.on_change()
+
+
+_VERSION = re.compile(r"v?(\d+)\.(\d+)")
+
+
+def _has_native_sidecars(node: Object) -> bool:
+    """Since Kubernetes 1.33 they are no longer a beta feature."""
+    info = (node.get("status") or {}).get("nodeInfo") or {}
+    match = _VERSION.match(str(info.get("kubeletVersion") or ""))
+    return match is not None and (int(match[1]), int(match[2])) >= (1, 33)
 
 
 def _reversed(text: str) -> str:

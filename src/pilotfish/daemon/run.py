@@ -40,7 +40,6 @@ from pilotfish.daemon.webhook_config import WebhookPatcher
 from pilotfish.daemon.webhooks import ContextOf, webhooks
 from pilotfish.envoy import Compiler, proto
 from pilotfish.grpc import BytesCodec
-from pilotfish.inject import InjectorSettings
 from pilotfish.inject.context import Context
 from pilotfish.kube import config as kubeconfig
 from pilotfish.kube.client import Client
@@ -138,15 +137,19 @@ class Daemon:
     def _injection(self, feed: Feed) -> ContextOf:
         """What injection reads, as it stands at each call."""
         options = self.options
-        native = options.environment.get("ENABLE_NATIVE_SIDECARS", "").lower() == "true"
+        native = options.environment.get("ENABLE_NATIVE_SIDECARS", "").lower()
 
         def context(pod: dict[str, Any], namespace: str, environment: Mapping[str, str]) -> Context:
-            data = feed.own_config_map("istio-sidecar-injector")
-            settings = InjectorSettings.read(data, options.revision, options.namespace)
+            settings = feed.injector
             mesh_json = api.to_json(mesh(self.world.db))
             labels = (pod.get("metadata") or {}).get("labels") or {}
             extra = feed.proxy_configs(namespace, labels)
-            return Context(pod, namespace, settings, mesh_json, extra, environment, native)
+            node = str((pod.get("spec") or {}).get("nodeName") or "")
+            natively = native == "true" or (native == "auto" and feed.native_sidecars(node))
+            openshift = None
+            if settings.globals.get("platform") == "openshift":
+                openshift = (feed.namespace(namespace).get("metadata") or {}).get("annotations") or {}
+            return Context(pod, namespace, settings, mesh_json, extra, environment, natively, openshift=openshift)
 
         return context
 

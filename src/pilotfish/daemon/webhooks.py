@@ -123,6 +123,7 @@ def difference(old: Object, new: Object) -> list[Object]:
         for key, value in after.items():
             if before.get(key) != value:
                 operations.append({"op": "add", "path": f"/{part}/{key}", "value": value})
+        operations += [{"op": "remove", "path": f"/{part}/{key}"} for key in before if key not in after]
     return operations
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Record(Protocol):
-    """A value with named fields, a struct in Go. Unlike a map it is always true, and knows its fields."""
+    """A value with named fields, a struct in Go."""
 
     def go_field(self, name: str) -> Any:
         """The field's value; a callable is a method. Raises LookupError for a field that does not exist."""
@@ -47,7 +47,7 @@ def plain(value: Any) -> Any:
 
 
 def truth(value: Any) -> bool:
-    return True if isinstance(value, Record) else bool(value)
+    return bool(value)
 
 
 def go_text(value: Any, nothing: str = "") -> str:
@@ -93,6 +93,8 @@ def kind_of(value: Any) -> str:
     """What Go's reflection calls it."""
     if value is None:
         return "invalid"
+    if isinstance(value, str):
+        return "string"
     if isinstance(value, Record):
         return "struct"
     return _KINDS.get(type(value)) or ("map" if isinstance(value, Mapping) else type(value).__name__)
@@ -100,17 +102,17 @@ def kind_of(value: Any) -> str:
 
 def field(value: Any, name: str) -> Any:
     """One field of a value. A missing key of a map is nothing (or empty text); other values have no such fields."""
+    if isinstance(value, Record):
+        try:
+            return value.go_field(name)
+        except LookupError:
+            raise ValueError(f"there is no field {name}") from None
     if isinstance(value, StringMap):
         return value.get(name, "")
     if isinstance(value, Mapping):
         return value.get(name)
     if value is None:
         raise ValueError(f"there is nothing to take .{name} of")
-    if isinstance(value, Record):
-        try:
-            return value.go_field(name)
-        except LookupError:
-            pass
     raise ValueError(f"a {kind_of(value)} has no field {name}")
 
 

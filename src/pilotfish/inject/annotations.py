@@ -4,29 +4,57 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pilotfish.inject.errors import InjectionError
 
+T = TypeVar("T")
+
 SIDECAR, TRAFFIC = "sidecar.istio.io/", "traffic.sidecar.istio.io/"
+
+
+_QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
+
+
+def _is_range(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError:
+        return False
+    return "/" in text
 
 
 class Annotations:
     """Access by name; every method raises InjectionError naming the annotation whose value does not fit."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = values
+        self.values = values
+
+    def check(self) -> None:
+        """What no template may have looked at. Raises InjectionError."""
+        for name in ("excludeOutboundPorts", "excludeInboundPorts"):
+            self.ports(TRAFFIC + name, every=False)
+        for name in ("includeInboundPorts", "includeOutboundPorts"):
+            self.ports(TRAFFIC + name)
+        self.ranges(f"{TRAFFIC}includeOutboundIPRanges")
+        self.ranges(f"{TRAFFIC}excludeOutboundIPRanges", every=False)
+        self.choice(f"{SIDECAR}interceptionMode", "NONE", ("REDIRECT", "TPROXY", "NONE"))
+        for name in ("proxyCPU", "proxyMemory", "proxyCPULimit", "proxyMemoryLimit"):
+            if self.has(SIDECAR + name):
+                self.quantity(SIDECAR + name)
+        self.boolean("prometheus.istio.io/merge-metrics", default=False)
 
     def text(self, name: str, default: Any = "") -> str:
-        found = self._values.get(name)
+        found = self.values.get(name)
         return str(default if default is not None else "") if found is None else found
 
     def has(self, name: str) -> bool:
-        return name in self._values
+        return name in self.values
 
     def boolean(self, name: str, default: bool) -> bool:
-        text = self._values.get(name)
+        text = self.values.get(name)
         if text is None:
             return default
         if text.lower() in ("true", "1", "t"):
@@ -41,25 +69,27 @@ class Annotations:
             raise InjectionError(f"annotation {name}: {text!r} is not a number")
         return int(text)
 
-    def ports(self, name: str, default: Any = "") -> str:
-        """A comma list of ports, or `*`."""
+    def quantity(self, name: str) -> str:
+        """An amount of a resource, such as 100m or 1Gi."""
+        text = self.text(name)
+        if not _QUANTITY.fullmatch(text):
+            raise InjectionError(f"annotation {name}: {text!r} is not an amount such as 100m or 128Mi")
+        return text
+
+    def ports(self, name: str, default: Any = "", *, every: bool = True) -> str:
+        """A comma list of ports, or (with `every`) `*`."""
         text = self.text(name, default)
-        for part in text.split(","):
-            if part.strip() and part.strip() != "*" and not (part.strip().isdigit() and int(part) <= 65535):
+        for part in () if every and text == "*" else text.split(","):
+            if text and not (part.strip().isdigit() and int(part) <= 65535):
                 raise InjectionError(f"annotation {name}: {part.strip()!r} is not a port")
         return text
 
-    def ranges(self, name: str, default: Any = "") -> str:
-        """A comma list of CIDRs, or `*`."""
+    def ranges(self, name: str, default: Any = "", *, every: bool = True) -> str:
+        """A comma list of CIDRs, or (with `every`) `*`."""
         text = self.text(name, default)
-        for part in text.split(","):
-            if part.strip() and part.strip() != "*":
-                try:
-                    ipaddress.ip_network(part.strip(), strict=False)
-                except ValueError as error:
-                    raise InjectionError(
-                        f"annotation {name}: {part.strip()!r} is not an address range such as 10.0.0.0/8"
-                    ) from error
+        for part in () if every and text == "*" else text.split(","):
+            if text and not _is_range(part):
+                raise InjectionError(f"annotation {name}: {part.strip()!r} is not an address range such as 10.0.0.0/8")
         return text
 
     def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
@@ -68,18 +98,24 @@ class Annotations:
             raise InjectionError(f"annotation {name}: {text!r} is not one of {', '.join(allowed)}")
         return text
 
+    def json(self, name: str, kind: type[T]) -> T:
+        """A JSON value of a kind."""
+        try:
+            found = json.loads(self.text(name))
+        except ValueError as error:
+            raise InjectionError(f"annotation {name}: not JSON: {error}") from error
+        if not isinstance(found, kind):
+            raise InjectionError(f"annotation {name}: a JSON {'object' if kind is dict else 'list'} is expected")
+        return found
+
     def named(self, name: str, fields: tuple[str, ...]) -> list[dict[str, Any]]:
         """Objects with names, written as JSON: a list of them, or an object with the name as key.
 
         Fields are found whatever the case of their letters, as Istio finds them (`readonly` is common).
         """
-        text = self.text(name)
-        if not text:
+        if not self.text(name):
             return []
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise InjectionError(f"annotation {name}: not JSON: {error}") from error
+        found: Any = self.json(name, object)
         if isinstance(found, dict):
             found = [{"name": key, **value} if isinstance(value, dict) else value for key, value in found.items()]
         if not isinstance(found, list) or not all(isinstance(one, dict) and one.get("name") for one in found):

@@ -3,7 +3,7 @@
 1. Pods on the machine's own network are never injected: capture rules would catch the machine's traffic.
 2. Namespaces of Kubernetes itself are never injected.
 3. The pod's label `sidecar.istio.io/inject` decides when it is true or false; the annotation of that name is its
-   deprecated form.
+   deprecated form and counts where there is no such label.
 4. `neverInjectSelector`, then `alwaysInjectSelector` of the injector's settings.
 5. The policy of the injector's settings.
 """
@@ -36,9 +36,10 @@ def decide(pod: Mapping[str, Any], namespace: str, settings: InjectorSettings) -
         return Decision(False, "the pod uses the machine's network (hostNetwork)")
     if namespace in IGNORED:
         return Decision(False, f"namespace {namespace} is never injected")
-    for where, value in (("label", labels.get(INJECT)), ("annotation", annotations.get(INJECT))):
-        if value in ("true", "false"):
-            return Decision(value == "true", f"{where} {INJECT} is {value}")
+    where = "label" if INJECT in labels else "annotation"
+    value = labels.get(INJECT, annotations.get(INJECT, ""))
+    if value in ("true", "false"):
+        return Decision(value == "true", f"{where} {INJECT} is {value}")
     for selector in settings.never_inject:
         if selector and matches_selector(selector, labels):
             return Decision(False, "neverInjectSelector matches the pod's labels")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from pilotfish.inject import proxy
 from pilotfish.inject.context import Context, Object
-from pilotfish.inject.sidecar import proxy_container, volumes
+
+LOW_PORTS = {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]}
 
 
 def gateway(context: Context) -> Object:
-    """A partial pod that is merged under the user's own."""
+    """A partial pod that is laid over the user's own."""
+    container = proxy.container(context, "router")
+    user, group = context.proxy_ids
+    container["securityContext"] = {"runAsUser": user, "runAsGroup": group}
+    container["readinessProbe"] = proxy.readiness(context, annotated=False)
+    security = (context.settings.values.get("gateways") or {}).get("securityContext")
     return {
+        "metadata": proxy.metadata(context, truncate=False),
         "spec": {
-            "containers": [proxy_container(context, "router")],
-            "volumes": volumes(),
-            "securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]},
-        }
+            "securityContext": security or LOW_PORTS,
+            "containers": [container],
+            "volumes": proxy.volumes(context),
+            **proxy.pull_secrets(context),
+        },
     }

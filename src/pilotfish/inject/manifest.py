@@ -3,93 +3,114 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
+from pilotfish.api.errors import DecodeError
+from pilotfish.api.files import dump, load_one
 from pilotfish.inject.context import Context
 from pilotfish.inject.decision import decide
 from pilotfish.inject.errors import InjectionError
 from pilotfish.inject.pod import inject
+from pilotfish.inject.workload import Workload
 
 Object = dict[str, Any]
+ContextOf = Callable[[Object, str], Context]
+"""A pod and its namespace become what the templates read."""
 
-TEMPLATES = {
-    "Deployment": ("spec", "template"),
-    "ReplicaSet": ("spec", "template"),
-    "StatefulSet": ("spec", "template"),
-    "DaemonSet": ("spec", "template"),
-    "ReplicationController": ("spec", "template"),
-    "Job": ("spec", "template"),
+_TEMPLATE = ("spec", "template")
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "Pod": (),
+    "Deployment": _TEMPLATE,
+    "ReplicaSet": _TEMPLATE,
+    "StatefulSet": _TEMPLATE,
+    "DaemonSet": _TEMPLATE,
+    "ReplicationController": _TEMPLATE,
+    "DeploymentConfig": _TEMPLATE,
+    "Job": _TEMPLATE,
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
 """Where a kind keeps its pod."""
 
 
-def read(text: str, name: str) -> list[Object]:
-    """The documents of a manifest, `List` objects taken apart. Raises InjectionError with line and column."""
-    try:
-        documents = [one for one in yaml.load_all(text, Loader=yaml.CSafeLoader) if one is not None]
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise InjectionError(f"{name}{where}: not YAML: {error.problem}") from error
-    found: list[Object] = []
-    for number, one in enumerate(documents, 1):
-        if not isinstance(one, dict) or "kind" not in one:
-            raise InjectionError(f"{name}: document {number} is not a Kubernetes object")
-        found += one.get("items") or [] if one["kind"] == "List" else [one]
-    return found
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of a manifest: as it is written, and what it says (None for comments alone)."""
+
+    text: str
+    value: Any
+
+
+def read(text: str, name: str) -> list[Document]:
+    """The documents of a manifest. Raises InjectionError with the line."""
+    found: list[Document] = []
+    line = 1
+    for part in re.split(r"^---(?=\s|$)[^\S\n]*\n?", text, flags=re.MULTILINE):
+        try:
+            found.append(Document(part, load_one(part)))
+        except DecodeError as error:
+            raise InjectionError(f"{name}, document from line {line}: {error}") from error
+        line += part.count("\n") + 1
+    return [one for one in found if one.text.strip()]
 
 
 def inject_all(
-    documents: Iterable[Object], context_of: Callable[[Object, str], Context], namespace: str
-) -> list[Object]:
-    """The documents with their pods injected; others stay as they are."""
-    return [_one(document, context_of, namespace) for document in documents]
+    documents: list[Document], context_of: ContextOf, namespace: str, warn: Callable[[str], None]
+) -> Iterator[str]:
+    """The documents as text, those with pods injected; others stay as they are written.
+
+    `warn` is told of workloads that are left as they are, and why.
+    """
+    for document in documents:
+        made = _one(document.value, context_of, namespace, warn) if isinstance(document.value, dict) else None
+        if made is None or made == document.value:
+            yield document.text if document.text.endswith("\n") else document.text + "\n"
+        else:
+            yield dump(made)
 
 
-def _one(document: Object, context_of: Callable[[Object, str], Context], namespace: str) -> Object:
-    kind, meta = document["kind"], document.get("metadata") or {}
-    space = meta.get("namespace") or namespace
-    if kind == "Pod":
-        return {**document, **_inject(document, document, context_of, space)}
-    path = TEMPLATES.get(kind)
+def _one(obj: Object, context_of: ContextOf, namespace: str, warn: Callable[[str], None]) -> Object:
+    if obj.get("kind") == "List":
+        items = [
+            _one(one, context_of, namespace, warn) if isinstance(one, dict) else one for one in obj.get("items") or ()
+        ]
+        return {**obj, "items": items}
+    path = TEMPLATES.get(str(obj.get("kind")))
     if path is None:
-        return document
-    made = copy.deepcopy(document)
-    parent = made
+        return obj
+    made = copy.deepcopy(obj)
+    holder = made
     for key in path[:-1]:
-        parent = parent.get(key) or {}
-    template = parent.get(path[-1])
+        holder = holder.get(key) or {}
+    template = holder.get(path[-1]) if path else made
     if not isinstance(template, dict):
-        return document
-    parent[path[-1]] = _inject(template, document, context_of, space)
+        return obj
+    injected = _inject(template, obj, context_of, namespace, warn)
+    if not path:
+        return {**made, **injected}
+    holder[path[-1]] = injected
     return made
 
 
-def _inject(template: Object, document: Object, context_of: Callable[[Object, str], Context], namespace: str) -> Object:
-    """The pod as the webhook would see it, so that names derived from its owner come out the same."""
-    meta = document.get("metadata") or {}
-    pod = copy.deepcopy(template)
-    if document["kind"] != "Pod":
-        pod.setdefault("metadata", {})["ownerReferences"] = [_owner(document, str(meta.get("name", "")))]
-    context = context_of(pod, namespace)
-    if not decide(pod, namespace, context.settings).inject:
+def _inject(
+    template: Object, obj: Object, context_of: ContextOf, namespace: str, warn: Callable[[str], None]
+) -> Object:
+    meta, kind = obj.get("metadata") or {}, obj["kind"]
+    space = meta.get("namespace") or (template.get("metadata") or {}).get("namespace") or namespace
+    where = f"{kind} {space}/{meta.get('name') or meta.get('generateName') or ''}"
+    context = context_of(template, space)
+    if kind != "Pod":
+        owner = Workload(str(meta.get("name") or ""), kind, str(obj.get("apiVersion") or "v1"), space)
+        context = replace(context, owner=owner)
+    # Whoever asks for a manifest wants it injected: only what the workload itself says can keep it out.
+    asked = replace(context.settings, policy="enabled", never_inject=(), always_inject=())
+    decision = decide(template, space, asked)
+    if not decision.inject:
+        warn(f"{where} is left as it is: {decision.why}")
         return template
     try:
-        made = inject(context)
+        return inject(context)
     except InjectionError as error:
-        raise InjectionError(f"{document['kind']} {namespace}/{meta.get('name', '')}: {error}") from error
-    if document["kind"] != "Pod":
-        del made["metadata"]["ownerReferences"]
-    return made
-
-
-def _owner(document: Mapping[str, Any], name: str) -> Object:
-    return {"apiVersion": document.get("apiVersion", "v1"), "kind": document["kind"], "name": name, "controller": True}
-
-
-def write(documents: Iterable[Object]) -> str:
-    return "---\n".join(yaml.dump(one, Dumper=yaml.CSafeDumper, sort_keys=False, width=1000) for one in documents)
+        raise InjectionError(f"{where}: {error}") from error

@@ -10,8 +10,15 @@ from typing import Any
 import yaml
 
 from pilotfish.inject.errors import InjectionError
+from pilotfish.inject.templates import CustomTemplates
 
 BUILT_IN = ("sidecar", "gateway")
+NOT_THERE: Mapping[str, str] = {
+    **dict.fromkeys(("grpc-simple", "grpc-agent"), " (gRPC without a proxy is not supported)"),
+    **dict.fromkeys(("waypoint", "kube-gateway"), " (it is no template of pods)"),
+}
+KINDS = ("distroless", "debug")
+WHERE = "ConfigMap istio-sidecar-injector"
 DEFAULT_HUB, DEFAULT_TAG = "docker.io/pilotfish", "latest"
 
 
@@ -24,6 +31,7 @@ class InjectorSettings:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     never_inject: tuple[Mapping[str, Any], ...] = ()
     always_inject: tuple[Mapping[str, Any], ...] = ()
+    templates: CustomTemplates = field(default_factory=lambda: CustomTemplates({}))
     injected_annotations: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     revision: str = "default"
@@ -40,6 +48,7 @@ class InjectorSettings:
             aliases={name: tuple(targets or ()) for name, targets in (config.get("aliases") or {}).items()},
             never_inject=tuple(config.get("neverInjectSelector") or ()),
             always_inject=tuple(config.get("alwaysInjectSelector") or ()),
+            templates=_templates(config.get("templates")),
             injected_annotations=dict(config.get("injectedAnnotations") or {}),
             values=values,
             revision=revision or "default",
@@ -54,37 +63,50 @@ class InjectorSettings:
     def proxy(self) -> Mapping[str, Any]:
         return self.globals.get("proxy") or {}
 
-    def image(self, name: str, variant: str = "") -> str:
-        """A full image reference for a name such as `proxyv2`; references that are complete already stay."""
-        if "/" in name:
-            return name
-        hub = self.globals.get("hub") or DEFAULT_HUB
+    def image(self, name: str, kind: str) -> str:
+        """The reference of one of the mesh's images. A kind (`distroless`, `debug`) is a suffix of the tag; it replaces
+        the one that the tag has, and `default` takes that away."""
         tag = str(self.globals.get("tag") or DEFAULT_TAG)
-        kind = variant or str(self.globals.get("variant") or "")
-        return f"{hub}/{name}:{tag}" + (f"-{kind}" if kind and kind != "default" else "")
+        kind = kind or str(self.globals.get("variant") or "")
+        if kind:
+            known = next((one for one in KINDS if tag.endswith(f"-{one}")), "")
+            tag = tag.removesuffix(f"-{known}") if known else tag
+            tag = tag if kind == "default" else f"{tag}-{kind}"
+        return f"{self.globals.get('hub') or DEFAULT_HUB}/{name}:{tag}"
 
-    def templates(self, names: str) -> tuple[str, ...]:
+    def chosen(self, names: str) -> tuple[str, ...]:
         """The template names of an annotation (or the default ones), aliases resolved, in order."""
         wanted = [name.strip() for name in names.split(",") if name.strip()] or list(self.default_templates)
         resolved: list[str] = []
         for name in wanted:
             resolved += self.aliases.get(name, (name,))
         for name in resolved:
-            if name not in BUILT_IN:
+            if name not in self.templates and name not in BUILT_IN:
+                why = NOT_THERE.get(name, "")
+                known = sorted({*BUILT_IN, *self.templates.names(), *self.aliases})
                 raise InjectionError(
-                    f"annotation inject.istio.io/templates: there is no template {name!r}; "
-                    f"there are {', '.join(sorted({*BUILT_IN, *self.aliases}))}"
+                    f"there is no injection template {name!r}{why}; there are {', '.join(known)}. The annotation "
+                    "inject.istio.io/templates chooses, sidecarInjectorWebhook.templates of the chart adds templates"
                 )
         return tuple(dict.fromkeys(resolved))
+
+
+def _templates(found: Any) -> CustomTemplates:
+    if not isinstance(found or {}, Mapping) or not all(isinstance(text, str) for text in (found or {}).values()):
+        raise InjectionError(f"{WHERE}, key config: templates must map names to texts")
+    try:
+        return CustomTemplates(found or {})
+    except InjectionError as error:
+        raise InjectionError(f"{WHERE}, key config: {error}") from error
 
 
 def _mapping(text: str, key: str) -> dict[str, Any]:
     try:
         found = json.loads(text) if text.lstrip().startswith("{") else yaml.load(text, Loader=yaml.CSafeLoader)
     except (ValueError, yaml.YAMLError) as error:
-        raise InjectionError(f"ConfigMap istio-sidecar-injector, key {key}: {error}") from error
+        raise InjectionError(f"{WHERE}, key {key}: {error}") from error
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise InjectionError(f"ConfigMap istio-sidecar-injector, key {key}: a mapping is expected")
+        raise InjectionError(f"{WHERE}, key {key}: a mapping is expected")
     return found

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-NAME_LABEL = "service.istio.io/workload-name"
 CANONICAL_NAME, CANONICAL_REVISION = "service.istio.io/canonical-name", "service.istio.io/canonical-revision"
-_REPLICA_SET = re.compile(r"^(.+)-[0-9a-z]{5,10}$")
 _CRON_JOB = re.compile(r"^(.+)-\d{8,10}$")
 
 
@@ -27,26 +25,32 @@ class Workload:
 
 
 def workload_of(pod: Mapping[str, Any], namespace: str) -> Workload:
-    """Deployments are seen through their ReplicaSets, CronJobs through their Jobs; a bare pod is its own workload."""
+    """A pod's controller, or what that belongs to; a pod without a controller is its own workload.
+
+    Deployments and Rollouts are seen through their ReplicaSets, CronJobs through their Jobs, DeploymentConfigs through
+    their ReplicationControllers.
+    """
     meta = pod.get("metadata") or {}
     labels = meta.get("labels") or {}
     owner = next((one for one in meta.get("ownerReferences") or () if one.get("controller")), None)
     if owner is None:
-        name = meta.get("name") or str(meta.get("generateName") or "").rstrip("-") or "unknown"
-        found = Workload(name, "Pod", "v1", namespace)
-    else:
-        name, kind, version = owner["name"], owner["kind"], owner.get("apiVersion", "v1")
-        # A ReplicaSet of a Deployment ends in the hash that the pod carries as a label.
-        if kind == "ReplicaSet" and labels.get("pod-template-hash") and (match := _REPLICA_SET.match(name)):
-            name, kind, version = match[1], "Deployment", "apps/v1"
-        elif kind == "Job" and (match := _CRON_JOB.match(name)):
-            name, kind, version = match[1], "CronJob", "batch/v1"
-        found = Workload(name, kind, version, namespace)
-    override = labels.get(NAME_LABEL)
-    return Workload(override, found.kind, found.api_version, namespace) if override else found
+        name = meta.get("name") or str(meta.get("generateName") or "").rstrip("-")
+        return Workload(name, "Pod", "v1", namespace)
+    name, kind, version = owner["name"], owner["kind"], owner.get("apiVersion", "v1")
+    # A ReplicaSet ends in the hash that its pods carry as a label.
+    hash_, rollout = labels.get("pod-template-hash"), labels.get("rollouts-pod-template-hash")
+    if kind == "ReplicaSet" and hash_ and name.endswith(f"-{hash_}"):
+        return Workload(name.removesuffix(f"-{hash_}"), "Deployment", version, namespace)
+    if kind == "ReplicaSet" and rollout and name.endswith(f"-{rollout}"):
+        return Workload(name.removesuffix(f"-{rollout}"), "Rollout", "v1alpha1", namespace)
+    if kind == "ReplicationController" and labels.get("deploymentconfig"):
+        return Workload(labels["deploymentconfig"], "DeploymentConfig", version, namespace)
+    if kind == "Job" and (match := _CRON_JOB.match(name)):
+        return Workload(match[1], "CronJob", "batch/v1", namespace)
+    return Workload(name, kind, version, namespace)
 
 
-def canonical_labels(labels: Mapping[str, str], workload: Workload) -> dict[str, str]:
+def canonical_labels(labels: Mapping[str, str], workload: Workload, *, truncate: bool) -> dict[str, str]:
     """Canonical name and revision: explicit labels, then the usual ones, then the workload."""
     name = next(
         (labels[one] for one in (CANONICAL_NAME, "app.kubernetes.io/name", "app") if labels.get(one)), workload.name
@@ -55,4 +59,4 @@ def canonical_labels(labels: Mapping[str, str], workload: Workload) -> dict[str,
         (labels[one] for one in (CANONICAL_REVISION, "app.kubernetes.io/version", "version") if labels.get(one)),
         "latest",
     )
-    return {CANONICAL_NAME: name[:63], CANONICAL_REVISION: revision[:63]}
+    return {CANONICAL_NAME: name[:63].strip("-_.") if truncate else name, CANONICAL_REVISION: revision}

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-import yaml
 
 from pilotfish import api
 from pilotfish.daemon.debug import registry
@@ -15,6 +14,7 @@ from pilotfish.daemon.debug.page import Object, Page, PageError, Question
 from pilotfish.daemon.feed import Feed
 from pilotfish.daemon.options import Options
 from pilotfish.envoy import Compiler
+from pilotfish.inject import InjectionError
 from pilotfish.mesh import config as mesh_config
 from pilotfish.mesh import inputs, networks
 from pilotfish.xds.fleet import Fleet
@@ -87,13 +87,11 @@ class Objects:
         return _complete(mesh_config.mesh(self._db))
 
     def inject(self, _: Question) -> Object:
-        """Empty when the ConfigMap has none; the built-in ones are programs. Raises PageError."""
-        text = self._feed.own_config_map("istio-sidecar-injector").get("config", "")
+        """The user's own templates in force; the built-in ones are programs. Raises PageError."""
         try:
-            found = yaml.load(text, Loader=yaml.CSafeLoader) or {}
-            return dict(found.get("templates") or {})
-        except (yaml.YAMLError, AttributeError) as error:
-            raise PageError(500, f"ConfigMap istio-sidecar-injector, key config: {error}") from error
+            return dict(self._feed.injector.templates.texts)
+        except InjectionError as error:
+            raise PageError(500, str(error)) from error
 
     def clusterz(self, _: Question) -> list[Object]:
         return [{"id": self._options.cluster_id, "secretName": "", "syncStatus": "synced"}]
