@@ -79,15 +79,15 @@ def _policies(
     result: dict[str, Fields] = {}
     for config in found:
         for number, rule in enumerate(config.spec.rules):
-            made = _rule(rule, domains, deny=action is not Action.ALLOW, tcp=tcp)
+            made = _rule(rule, config.namespace, domains, deny=action is not Action.ALLOW, tcp=tcp)
             if made is not None:
                 result[f"{prefix}ns[{config.namespace}]-policy[{config.name}]-rule[{number}]"] = made
     return result
 
 
-def _rule(rule: AuthorizationRule, domains: tuple[str, ...], *, deny: bool, tcp: bool) -> Fields | None:
+def _rule(rule: AuthorizationRule, namespace: str, domains: tuple[str, ...], *, deny: bool, tcp: bool) -> Fields | None:
     """A policy; None where an ALLOW rule asks for HTTP on a TCP connection, which it then cannot allow."""
-    builder = _Builder(domains, tcp=tcp, deny=deny)
+    builder = _Builder(namespace, domains, tcp=tcp, deny=deny)
     conditions = [builder.condition(c) for c in rule.when]
     permissions = [builder.operation(t.operation) for t in rule.to] or [[]]
     principals = [builder.source(f.source) for f in rule.from_] or [[]]
@@ -110,7 +110,8 @@ def _and(parts: Sequence[Fields], field: str) -> Fields:
 class _Builder:
     """Fields of a rule into permissions and principals. Values of one field are alternatives."""
 
-    def __init__(self, domains: tuple[str, ...], *, tcp: bool, deny: bool) -> None:
+    def __init__(self, namespace: str, domains: tuple[str, ...], *, tcp: bool, deny: bool) -> None:
+        self.namespace = namespace
         self.domains = domains
         self.tcp = tcp
         self.deny = deny
@@ -133,7 +134,7 @@ class _Builder:
             *self._both(source.principals, source.not_principals, self._principal, "ids"),
             *self._both(source.request_principals, source.not_request_principals, _request_principal, "ids", http=True),
             *self._both(source.namespaces, source.not_namespaces, _namespace, "ids"),
-            *self._both(source.service_accounts, source.not_service_accounts, _service_account, "ids"),
+            *self._both(source.service_accounts, source.not_service_accounts, self._service_account, "ids"),
             *self._both(source.trust_domains, source.not_trust_domains, _trust_domain, "ids"),
             *self._both(source.ip_blocks, source.not_ip_blocks, lambda v: {"direct_remote_ip": cidr(v)}, "ids"),
             *self._both(source.remote_ip_blocks, source.not_remote_ip_blocks, lambda v: {"remote_ip": cidr(v)}, "ids"),
@@ -159,6 +160,13 @@ class _Builder:
         names = _in_every_domain(value, self.domains)
         return _or([{"authenticated": {"principal_name": _spiffe(name)}} for name in names], "ids")
 
+    def _service_account(self, value: str) -> Fields:
+        """`name`, of the policy's own namespace, or `namespace/name`."""
+        namespace, slash, name = value.partition("/")
+        if not slash:
+            namespace, name = self.namespace, value
+        return _authenticated(f"spiffe://.+/ns/{re.escape(namespace)}/(.+/|)sa/{re.escape(name)}(/.+)?")
+
     def condition(self, condition: Condition) -> tuple[list[Fields], list[Fields]]:
         """A `when` entry as (permissions, principals): one of them is empty."""
         key = condition.key
@@ -167,7 +175,7 @@ class _Builder:
             "remote.ip": (lambda v: {"remote_ip": cidr(v)}, "ids", False),
             "source.namespace": (_namespace, "ids", False),
             "source.principal": (self._principal, "ids", False),
-            "source.serviceAccount": (_service_account, "ids", False),
+            "source.serviceAccount": (self._service_account, "ids", False),
             "source.trustDomain": (_trust_domain, "ids", False),
             "request.auth.principal": (_request_principal, "ids", True),
             "request.auth.audiences": (lambda v: _claim(["aud"], v), "ids", True),
@@ -271,14 +279,11 @@ def _namespace(value: str) -> Fields:
     return _authenticated(f".*/ns/{'.*'.join(re.escape(p) for p in value.split('*'))}/.*")
 
 
-def _service_account(value: str) -> Fields:
-    namespace, _, name = value.rpartition("/")
-    return _authenticated(f"spiffe://.+/ns/{re.escape(namespace) or '[^/]+'}/(.+/|)sa/{re.escape(name)}(/.+)?")
-
-
 def _trust_domain(value: str) -> Fields:
+    if value == "*":
+        return {"authenticated": {"principal_name": {"prefix": "spiffe://"}}}
     if "*" in value:
-        return _authenticated(f"spiffe://{'.*'.join(re.escape(p) for p in value.split('*'))}/.*")
+        return _authenticated(f"spiffe://{'[^/]*'.join(re.escape(p) for p in value.split('*', 1))}/.*")
     return {"authenticated": {"principal_name": {"prefix": f"spiffe://{value}/"}}}
 
 
@@ -296,14 +301,16 @@ def _claim(path: list[str], value: str) -> Fields:
 
 
 def _request_principal(value: str) -> Fields:
-    """`issuer/subject`, divided at the last slash; the wildcards of either end belong to its part."""
+    """`issuer/subject`, divided at the last slash; a wildcard at either end belongs to its part.
+
+    Without a slash, a value with a wildcard in front is a subject's end, any other an issuer.
+    """
+    issuer, slash, subject = value.rpartition("/")
     if value == "*":
-        return {"and_ids": {"ids": [_claim(["iss"], "*"), _claim(["sub"], "*")]}}
-    issuer, _, subject = value.rpartition("/")
-    parts = [_claim(["iss"], issuer)] if issuer else []
-    if value.startswith("*") and not issuer:
-        return _claim(["sub"], subject)
-    return {"and_ids": {"ids": [*parts, _claim(["sub"], subject)]}}
+        issuer, subject = "*", "*"
+    elif not slash:
+        issuer, subject = ("*", value) if value.startswith("*") else (value, "*" if value.endswith("*") else "")
+    return {"and_ids": {"ids": [_claim(["iss"], issuer), _claim(["sub"], subject)]}}
 
 
 # CUSTOM: ask somebody else

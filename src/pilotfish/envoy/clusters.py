@@ -25,7 +25,7 @@ from pilotfish.mesh import authentication, destination_rules, endpoints, visibil
 from pilotfish.mesh.config import mesh
 from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.ports import Protocol
-from pilotfish.mesh.proxies import View
+from pilotfish.mesh.proxies import View, keeps_header_case, proxy_config
 from pilotfish.mesh.services import Port, Resolution, Service, ServiceKey, service
 from pilotfish.mesh.visibility import Scope
 from pilotfish.mesh.workloads import Labels
@@ -41,10 +41,12 @@ class Client(NamedTuple):
     gateway: bool
     ipv4: bool
     ipv6: bool
+    header_case: bool
+    """HTTP/1 header names go on as they were written."""
 
     @classmethod
-    def of(cls, view: View) -> Client:
-        return cls(not view.is_sidecar, view.ipv4, view.ipv6)
+    def of(cls, db: Db, view: View) -> Client:
+        return cls(not view.is_sidecar, view.ipv4, view.ipv6, keeps_header_case(proxy_config(db, view)))
 
 
 def cluster_name(port: int, subset: str, host: str) -> str:
@@ -69,7 +71,7 @@ def kind_of(found: Service, policy: TrafficPolicy, gateway: bool) -> str:
     if balancer is not None and balancer.simple is SimpleLB.PASSTHROUGH:
         return "ORIGINAL_DST"
     if found.resolution is Resolution.PASSTHROUGH:
-        return "EDS" if gateway and found.headless else "ORIGINAL_DST"
+        return "EDS" if gateway else "ORIGINAL_DST"  # what comes to a gateway was for the gateway
     return {
         Resolution.ENDPOINTS: "EDS",
         Resolution.DNS: "STRICT_DNS",
@@ -113,7 +115,7 @@ def outbound(db: Db, client: Client, key: ServiceKey, port: int, subset: str, re
     )
     fields |= _discovery(db, client, found, at, subset, refs, kind, policy)
     protocol = _upstream_protocol(at.protocol, policy, client.gateway, config.h2_upgrade_policy)
-    options = _http_options(policy, protocol)
+    options = http_options(policy, protocol, http1(client.header_case) if not at.protocol.is_tcp else {})
     fields |= _security(db, client, found, at, subset, refs, policy, kind, protocol, options)
     if options:
         fields["typed_extension_protocol_options"] = {HTTP_OPTIONS: pack(HTTP_OPTIONS, options)}
@@ -161,7 +163,7 @@ def _discovery(
                 "service_name": cluster_name(port.number, subset, found.host),
                 "eds_config": ADS_AT_ONCE,
             },
-            **_locality_weighted(db, policy),
+            **_locality_weighted(db, found, policy),
         }
     if kind == "DYNAMIC":
         return {
@@ -181,7 +183,7 @@ def _discovery(
         "dns_jitter": seconds(0.1),
         "respect_dns_ttl": True,
         "load_assignment": eds.assignment_fields(db, where, found.key, port.number, subset, refs),
-        **_locality_weighted(db, policy),
+        **_locality_weighted(db, found, policy),
     }
 
 
@@ -190,12 +192,12 @@ def dns_cache(client: Client) -> Fields:
     return {"name": "dynamic_forward_proxy_cache", "dns_lookup_family": family(client)}
 
 
-def dynamic_filter(view: View) -> Fields:
+def dynamic_filter(db: Db, view: View) -> Fields:
     """The HTTP filter that resolves the host of a request to a dynamic cluster; others pass it untouched."""
     return extension(
         "envoy.filters.http.dynamic_forward_proxy",
         "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
-        {"dns_cache_config": dns_cache(Client.of(view))},
+        {"dns_cache_config": dns_cache(Client.of(db, view))},
     )
 
 
@@ -210,10 +212,9 @@ def family(client: Client) -> str:
     return "ALL" if client.ipv4 and client.ipv6 else "V4_ONLY" if client.ipv4 else "V6_ONLY"
 
 
-def _locality_weighted(db: Db, policy: TrafficPolicy) -> Fields:
-    """Weights between localities count only where a rule distributes or fails over between them."""
-    setting = eds.locality_setting(db, policy)
-    if setting is None or not (setting.distribute or setting.failover):
+def _locality_weighted(db: Db, found: Service, policy: TrafficPolicy) -> Fields:
+    """Weights between localities count only where something distributes or fails over between them."""
+    if not eds.weighs_localities(db, found, policy):
         return {}
     return {
         "common_lb_config": {
@@ -254,7 +255,20 @@ def upstream_protocol(
     return _upstream_protocol(at.protocol, policy, gateway, mesh(db).h2_upgrade_policy)
 
 
-def _http_options(policy: TrafficPolicy, protocol: Protocol) -> Fields:
+def http1(header_case: bool) -> Fields:
+    """Options of HTTP/1 codecs, downstream and upstream alike."""
+    return {"header_key_format": _AS_WRITTEN} if header_case else {}
+
+
+_AS_WRITTEN = {
+    "stateful_formatter": extension(
+        "preserve_case", "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"
+    )
+}
+
+
+def http_options(policy: TrafficPolicy, protocol: Protocol, http1: Fields) -> Fields:
+    """HttpProtocolOptions of a cluster; `http1` are those of its HTTP/1 codec."""
     options: Fields = {}
     if common := traffic_policy.common_http(policy):
         options["common_http_protocol_options"] = common
@@ -262,11 +276,11 @@ def _http_options(policy: TrafficPolicy, protocol: Protocol) -> Fields:
         options["explicit_http_config"] = {"http2_protocol_options": traffic_policy.http2(policy)}
     elif protocol is Protocol.AUTO:
         options["use_downstream_protocol_config"] = {
-            "http_protocol_options": {},
+            "http_protocol_options": http1,
             "http2_protocol_options": traffic_policy.http2(policy),
         }
-    elif options:
-        options["explicit_http_config"] = {"http_protocol_options": {}}
+    elif options or http1:
+        options["explicit_http_config"] = {"http_protocol_options": http1}
     if (matcher := traffic_policy.error_matcher(policy.outlier_detection)) is not None:
         options["outlier_detection"] = matcher
         if not options.keys() & {"explicit_http_config", "use_downstream_protocol_config"}:
@@ -385,20 +399,37 @@ def all_capable(db: Db, key: ServiceKey, port: int) -> bool:
 
 
 @query
-def fixed(db: Db, name: str) -> Resource:
-    """Where traffic for nobody we know goes: nowhere, or wherever it was going."""
-    fields: Fields = {"name": name, "alt_stat_name": f"{name};", "connect_timeout": duration(mesh(db).connect_timeout)}
-    if name == BLACK_HOLE:
-        return build(CLUSTER, {**fields, "type": "STATIC"})
-    return build(CLUSTER, {**fields, "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", **_LIMITS, **_DOWNSTREAM})
+def black_hole(db: Db) -> Resource:
+    """Where traffic ends that must not go on."""
+    timeout = duration(mesh(db).connect_timeout)
+    return build(
+        CLUSTER,
+        {"name": BLACK_HOLE, "alt_stat_name": f"{BLACK_HOLE};", "type": "STATIC", "connect_timeout": timeout},
+    )
 
 
-_LIMITS = {"circuit_breakers": traffic_policy.circuit_breakers(TrafficPolicy())}
-_DOWNSTREAM = {
-    "typed_extension_protocol_options": {
-        HTTP_OPTIONS: pack(
-            HTTP_OPTIONS,
-            {"use_downstream_protocol_config": {"http_protocol_options": {}, "http2_protocol_options": {}}},
-        )
+@query
+def passthrough(db: Db, header_case: bool) -> Resource:
+    """Where traffic for nobody we know goes: wherever it was going."""
+    return build(CLUSTER, original(db, PASSTHROUGH, header_case))
+
+
+def original(db: Db, name: str, header_case: bool) -> Fields:
+    """A cluster of whatever address a connection was for, with the mesh's own limits.
+
+    Hosts that nobody calls any more would be kept for the sake of their idle connections: those are closed early.
+    """
+    config = mesh(db)
+    default = config.default_traffic_policy
+    policy = TrafficPolicy(connection_pool=default.connection_pool if default is not None else None)
+    options = http_options(policy, Protocol.AUTO, http1(header_case))
+    options["common_http_protocol_options"] = {"idle_timeout": seconds(300), **traffic_policy.common_http(policy)}
+    return {
+        "name": name,
+        "alt_stat_name": f"{name};",
+        "type": "ORIGINAL_DST",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "circuit_breakers": traffic_policy.circuit_breakers(policy),
+        **traffic_policy.connection(policy, config),
+        "typed_extension_protocol_options": {HTTP_OPTIONS: pack(HTTP_OPTIONS, options)},
     }
-}

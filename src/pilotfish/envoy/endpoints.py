@@ -83,13 +83,25 @@ def locality_setting(db: Db, policy: TrafficPolicy) -> LocalityLbSetting | None:
     return setting if setting.enabled is not False else None
 
 
+def weighs_localities(db: Db, found: Service, policy: TrafficPolicy) -> bool:
+    """Whether something says how requests are shared among localities."""
+    own = policy.load_balancer.locality_lb_setting if policy.load_balancer is not None else None
+    if own is None and found.traffic_distribution in _DISTRIBUTION:
+        return True
+    setting = locality_setting(db, policy)
+    if setting is None:
+        return False
+    fails_over = bool(setting.failover or setting.failover_priority) and policy.outlier_detection is not None
+    return fails_over or bool(setting.distribute)
+
+
 def _node_first(found: Service) -> bool:
     return found.traffic_distribution == "PreferSameNode"
 
 
 _DISTRIBUTION = {
-    "PreferClose": ("network", "region", "zone", "subzone"),
-    "PreferSameZone": ("network", "region", "zone", "subzone"),
+    "PreferClose": ("network", "region", "zone"),
+    "PreferSameZone": ("network", "region", "zone"),
     "PreferSameNode": ("network", "region", "zone", "subzone", "node"),
 }
 

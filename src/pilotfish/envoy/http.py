@@ -8,12 +8,12 @@ from enum import Enum, auto
 from pilotfish.api import Duration
 from pilotfish.api.mesh import ForwardClientCertDetails, Normalization, ProxyConfig
 from pilotfish.engine import Db
-from pilotfish.envoy import access_log, alpn, metrics, tracing
+from pilotfish.envoy import access_log, alpn, clusters, metrics, tracing
 from pilotfish.envoy.proto import Fields, extension
 from pilotfish.envoy.values import ADS_AT_ONCE, FALSE, TRUE, duration, number, seconds
 from pilotfish.mesh.config import mesh
 from pilotfish.mesh.ports import Protocol
-from pilotfish.mesh.proxies import View, proxy_config
+from pilotfish.mesh.proxies import View, keeps_header_case, proxy_config
 
 HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -62,6 +62,7 @@ def manager(
         **_server_name(settings, side),
         "use_remote_address": TRUE if side is Side.GATEWAY else FALSE,
         "stream_idle_timeout": seconds(0),
+        "proxy_100_continue": True,
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "http_filters": [*filters, *_filters(settings, side, protocol, late)],
         **_paths(db),
@@ -70,24 +71,15 @@ def manager(
     if logs := [*access_log.http_loggers(db, view, inbound), *metrics.http_loggers(db, view, inbound)]:
         fields["access_log"] = logs
     fields |= tracing.manager_fields(db, view, inbound)
-    if inbound:
-        fields["proxy_100_continue"] = True
-        if protocol.is_http2:
-            fields["http2_protocol_options"] = {}
-    http1: Fields = {}
+    if inbound and protocol.is_http2:
+        fields["http2_protocol_options"] = {}
+    http1 = clusters.http1(keeps_header_case(settings))
     if view.flag("HTTP10") in ("1", "true"):
         http1["accept_http_10"] = True
     if proxied:
         http1["allow_absolute_url"] = TRUE
     headers = settings.proxy_headers
     if headers is not None:
-        if headers.preserve_http1_header_case:
-            http1["header_key_format"] = {
-                "stateful_formatter": extension(
-                    "preserve_case",
-                    "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
-                )
-            }
         if headers.request_id is not None and headers.request_id.disabled:
             fields["generate_request_id"] = FALSE
         if headers.x_forwarded_host is not None and headers.x_forwarded_host.enabled:

@@ -35,7 +35,7 @@ from pilotfish.envoy.values import (
 from pilotfish.mesh import authentication, destination_rules, inputs, services, visibility
 from pilotfish.mesh.config import mesh, trust_domains
 from pilotfish.mesh.ports import Protocol, named
-from pilotfish.mesh.proxies import View, scope
+from pilotfish.mesh.proxies import View, keeps_header_case, proxy_config, scope
 from pilotfish.mesh.services import ServiceKey
 from pilotfish.mesh.workloads import selects
 
@@ -298,7 +298,7 @@ def _routes(port: Port | None, protocol: Protocol, cluster: str) -> Fields:
         "timeout": seconds(0),
         "max_stream_duration": {"max_stream_duration": seconds(0), "grpc_timeout_header_max": seconds(0)},
     }
-    if not protocol.is_http2:
+    if not protocol.is_grpc:
         # a connection the application has just closed: nothing has been processed, so trying again is safe
         action["retry_policy"] = {"retry_on": "reset-before-request", "num_retries": number(2)}
     at = port.number if port is not None else 0
@@ -339,19 +339,13 @@ def cluster(db: Db, view: View, port: Port) -> Resource:
         "metadata": _metadata(db, port),
         **_endpoint(db, view, port),
     }
-    options: Fields = {}
-    if common := traffic_policy.common_http(policy):
-        options["common_http_protocol_options"] = common
     http = policy.connection_pool.http if policy.connection_pool is not None else None
     as_it_came = http is not None and http.use_client_protocol and not port.protocol.is_tcp
     # h2UpgradePolicy is for connections between proxies: the application gets the protocol its port declares
-    if port.protocol is Protocol.AUTO or as_it_came:
-        options["use_downstream_protocol_config"] = {"http_protocol_options": {}, "http2_protocol_options": {}}
-    elif port.protocol.is_http2:
-        options["explicit_http_config"] = {"http2_protocol_options": traffic_policy.http2(policy)}
-    elif options:
-        options["explicit_http_config"] = {"http_protocol_options": {}}
-    if options:
+    protocol = Protocol.AUTO if port.protocol is Protocol.AUTO or as_it_came else port.protocol
+    protocol = Protocol.HTTP2 if protocol.is_http2 else protocol
+    http1 = {} if port.protocol.is_tcp else clusters.http1(keeps_header_case(proxy_config(db, view)))
+    if options := clusters.http_options(policy, protocol, http1):
         fields["typed_extension_protocol_options"] = {clusters.HTTP_OPTIONS: pack(clusters.HTTP_OPTIONS, options)}
     return build(CLUSTER, fields)
 
@@ -418,24 +412,8 @@ def bind_config(view: View) -> Fields:
 @query
 def passthrough_cluster(db: Db, view: View) -> Resource:
     """Where connections to ports without a service go: to the port they were for."""
-    return build(
-        CLUSTER,
-        {
-            "name": INBOUND_PASSTHROUGH,
-            "alt_stat_name": f"{INBOUND_PASSTHROUGH};",
-            "type": "ORIGINAL_DST",
-            "lb_policy": "CLUSTER_PROVIDED",
-            "connect_timeout": traffic_policy.connection(TrafficPolicy(), mesh(db))["connect_timeout"],
-            "circuit_breakers": traffic_policy.circuit_breakers(TrafficPolicy()),
-            "upstream_bind_config": bind_config(view),
-            "typed_extension_protocol_options": {
-                clusters.HTTP_OPTIONS: pack(
-                    clusters.HTTP_OPTIONS,
-                    {"use_downstream_protocol_config": {"http_protocol_options": {}, "http2_protocol_options": {}}},
-                )
-            },
-        },
-    )
+    fields = clusters.original(db, INBOUND_PASSTHROUGH, keeps_header_case(proxy_config(db, view)))
+    return build(CLUSTER, {**fields, "upstream_bind_config": bind_config(view)})
 
 
 @query

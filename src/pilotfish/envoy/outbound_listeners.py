@@ -282,7 +282,7 @@ def outbound_listener(db: Db, view: View, spec: Spec) -> Resource:
     default: Fields | None = None
     config = mesh(db)
     if spec.rds:
-        late = [clusters.dynamic_filter(view)] if clusters.has_dynamic(db, Caller.of(db, view).scope) else []
+        late = [clusters.dynamic_filter(db, view)] if clusters.has_dynamic(db, Caller.of(db, view).scope) else []
         http = manager(
             db, view, Side.OUTBOUND, f"outbound_{spec.name};", rds(spec.rds), proxied=spec.proxied, late=late
         )
@@ -310,7 +310,7 @@ def outbound_listener(db: Db, view: View, spec: Spec) -> Resource:
         chains, default = [default], None
     inspectors = [tls_inspector()] if any(c.server_names for c in spec.chains) else []
     if spec.rds:
-        inspectors = [tls_inspector(), http_inspector()]
+        inspectors.append(http_inspector())
     return listener(
         spec.name,
         spec.bind,

@@ -93,8 +93,8 @@ def outbound(db: Db, caller: Caller) -> tuple[Outbound, ...]:
 @query
 def outbound_clusters(db: Db, caller: Caller, client: Client) -> Addresses:
     found: dict[str, Address] = {one.name: (clusters.outbound, (client, *one)) for one in outbound(db, caller)}
-    for name in (BLACK_HOLE, PASSTHROUGH):
-        found[name] = (clusters.fixed, (name,))
+    found[BLACK_HOLE] = (clusters.black_hole, ())
+    found[PASSTHROUGH] = (clusters.passthrough, (client.header_case,))
     return found
 
 
@@ -103,7 +103,7 @@ def own_clusters(db: Db, view: View) -> Addresses:
     """What depends on the proxy itself."""
     found: dict[str, Address] = {}
     if mesh(db).enable_tracing and (collector := tracing.own_collector(db, view)) is not None:
-        found[tracing.ZIPKIN] = (tracing.zipkin_cluster, (*collector, clusters.family(Client.of(view))))
+        found[tracing.ZIPKIN] = (tracing.zipkin_cluster, (*collector, clusters.family(Client.of(db, view))))
     found.update(inbound.sidecar_clusters(db, view) if view.is_sidecar else gateways.extra_clusters(db, view))
     return found
 
@@ -111,7 +111,7 @@ def own_clusters(db: Db, view: View) -> Addresses:
 @query
 def all_clusters(db: Db, view: View) -> Parts:
     shared = view.shared
-    return (outbound_clusters, (Caller.of(db, shared), Client.of(view))), (own_clusters, (shared,))
+    return (outbound_clusters, (Caller.of(db, shared), Client.of(db, view))), (own_clusters, (shared,))
 
 
 @query

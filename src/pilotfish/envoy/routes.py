@@ -107,6 +107,8 @@ def target(db: Db, caller: Caller, host: str, subset: str, port: int, listener_p
 
 def _target(db: Db, caller: Caller, destination: Destination, listener_port: int) -> Target:
     port = destination.port.number if destination.port is not None else 0
+    if not port and not caller.gateway:
+        port = listener_port  # as with Istio: a sidecar's HTTP routes know services by the port they listen on
     return target(db, caller, destination.host, destination.subset, port, listener_port)
 
 

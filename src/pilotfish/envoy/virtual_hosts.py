@@ -129,7 +129,10 @@ def listener_for(db: Db, scope: Scope, port: int) -> int | None:
 
 @query
 def hosts_on(db: Db, scope: Scope, port: int) -> tuple[VirtualHost, ...]:
-    """The virtual hosts of a port, services first, then VirtualService hosts that are no service (port 80 only)."""
+    """The virtual hosts of a port: its services, then the VirtualService hosts that are no service on that port.
+
+    The latter are there on port 80, and wherever the VirtualService routes a service as well.
+    """
     listener = listener_for(db, scope, port)
     if listener is None:
         return ()
@@ -138,11 +141,13 @@ def hosts_on(db: Db, scope: Scope, port: int) -> tuple[VirtualHost, ...]:
         if serves_http(db, one, port):
             ref = virtual_service_for(db, scope, listener, one.key.host)
             found.append(VirtualHost(one.key.host, port, one.key, ref))
-    if port == 80:
-        known = visibility.hosts(db, scope)
-        for host, ref in virtual_service_hosts(db, scope, listener).items():
-            if host not in known and not (host.startswith("*") and any(names.matches(host, k) for k in known)):
-                found.append(VirtualHost(host, port, None, ref))
+    here = {one.host for one in found}
+    routing = {one.ref for one in found}
+    for host, ref in virtual_service_hosts(db, scope, listener).items():
+        if host in here or not (port == 80 or ref in routing):
+            continue
+        if not (host.startswith("*") and any(names.matches(host, h) for h in here)):
+            found.append(VirtualHost(host, port, None, ref))
     return tuple(found)
 
 

@@ -30,6 +30,10 @@ class Protocol(StrEnum):
         return self in _HTTP2
 
     @property
+    def is_grpc(self) -> bool:
+        return self in (Protocol.GRPC, Protocol.GRPC_WEB)
+
+    @property
     def is_tls(self) -> bool:
         """Routed by the server name of the client's own TLS."""
         return self in (Protocol.HTTPS, Protocol.TLS)

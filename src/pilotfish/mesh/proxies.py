@@ -187,6 +187,11 @@ def proxy_config(db: Db, view: View) -> ProxyConfig:
     return own if own is not None else mesh(db).default_config
 
 
+def keeps_header_case(settings: ProxyConfig) -> bool:
+    """Whether HTTP/1 header names go on as they were written, where others are made lower case."""
+    return settings.proxy_headers is not None and settings.proxy_headers.preserve_http1_header_case is True
+
+
 @query
 def scope(db: Db, view: View) -> Scope:
     """The Sidecar scope of a proxy; gateways see everything visible to their namespace."""
