@@ -23,7 +23,7 @@ from pilotfish.telemetry.spans import Span
 
 SERVICES = ("page.books", "reviews.books", "ratings.books")
 ZIPKIN, OTLP = "zipkin", "otlp"
-SLOW = 0.4
+SLOW = 2.0
 """Seconds that a request to /slow takes."""
 
 
@@ -114,13 +114,14 @@ def _envoy(service: str, kind: str, following: int, collector: int, folder: Path
         )
     try:
         path = folder / "admin.address"
-        wait_until(lambda: process.poll() is not None or path.exists(), "Envoy starts")
-        assert process.poll() is None, (folder / "log").read_text()
-        url = f"http://{path.read_text()}/listeners?format=json"
 
         def port() -> int | None:
-            with urllib.request.urlopen(url, timeout=10) as response:
-                found = json.load(response).get("listener_statuses", [])
+            assert process.poll() is None, (folder / "log").read_text()
+            try:
+                with urllib.request.urlopen(f"http://{path.read_text()}/listeners?format=json", timeout=10) as response:
+                    found = json.load(response).get("listener_statuses", [])
+            except (OSError, ValueError):  # not there yet, or not whole
+                return None
             return found[0]["local_address"]["socket_address"]["port_value"] if found else None
 
         yield wait_until(port, "Envoy listens")
