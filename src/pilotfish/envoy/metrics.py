@@ -76,6 +76,8 @@ class _Kind(NamedTuple):
     """Of histograms."""
     gauge: str = ""
     """Of gauges: the moment at which they are set."""
+    flags: bool = True
+    """False for bytes of TCP. A connection has no flags while it is open, and all its bytes are to be in one series."""
 
 
 Kinds = tuple[tuple[Metric, _Kind], ...]
@@ -94,18 +96,17 @@ _MESSAGES = {"messages": "%FILTER_STATE(envoy.filters.http.grpc_stats:PLAIN)%"}
 _IS_GRPC = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
 _TCP_START: Kinds = ((Metric.TCP_OPENED_CONNECTIONS, _Kind("tcp_connections_opened_total")),)
 _TCP_OPEN: Kinds = (
-    (Metric.TCP_SENT_BYTES, _Kind("tcp_sent_bytes_open", "%BYTES_SENT%", gauge=PERIODIC)),
-    (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_open", "%BYTES_RECEIVED%", gauge=PERIODIC)),
+    (Metric.TCP_SENT_BYTES, _Kind("tcp_sent_bytes_open", "%BYTES_SENT%", gauge=PERIODIC, flags=False)),
+    (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_open", "%BYTES_RECEIVED%", gauge=PERIODIC, flags=False)),
 )
 _TCP_END: Kinds = (
     (Metric.TCP_CLOSED_CONNECTIONS, _Kind("tcp_connections_closed_total")),
-    (Metric.TCP_SENT_BYTES, _Kind("tcp_sent_bytes_total", "%BYTES_SENT%")),
-    (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_total", "%BYTES_RECEIVED%")),
+    (Metric.TCP_SENT_BYTES, _Kind("tcp_sent_bytes_total", "%BYTES_SENT%", flags=False)),
+    (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_total", "%BYTES_RECEIVED%", flags=False)),
 )
-_TCP_END_OF_OPEN: Kinds = (
-    *_TCP_END,
-    (Metric.TCP_SENT_BYTES, _Kind("tcp_sent_bytes_open", NOTHING, gauge=END)),
-    (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_open", NOTHING, gauge=END)),
+_TCP_NO_LONGER_OPEN: Kinds = (
+    (Metric.TCP_SENT_BYTES, _Kind("tcp_sent_bytes_open", NOTHING, gauge=END, flags=False)),
+    (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_open", NOTHING, gauge=END, flags=False)),
 )
 _CONNECTION = {"connection": "%CONNECTION_ID%"}
 
@@ -143,29 +144,21 @@ def http_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
 def tcp_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
     """The loggers of a TCP proxy."""
     settings, tags = metrics(db, view.namespace, view.labels, inbound), _tags(view, inbound, False)
-    # One series from a connection's first report to its end: that knows no flags yet, so it never has any.
-    calm = {name: value for name, value in tags.items() if name != "response_flags"}
     interval = reporting_interval(db, view.namespace, view.labels) // 1_000_000  # ms
+    lasted = {"op": "GE", "value": {"default_value": interval, "runtime_key": "pilotfish.tcp_reporting"}}
+    reported = {"and_filter": {"filters": [_moment(END), {"duration_filter": {"comparison": lasted}}]}}
     made = (
-        (_moment(START), _TCP_START, tags),
-        (_moment(PERIODIC), _TCP_OPEN, calm),
-        (_ended("GE", interval), _TCP_END_OF_OPEN, calm),
-        (_ended("LE", interval - 1), _TCP_END, tags),
+        (_moment(START), _TCP_START),
+        (_moment(PERIODIC), _TCP_OPEN),
+        (_moment(END), _TCP_END),
+        (reported, _TCP_NO_LONGER_OPEN),
     )
-    loggers = ((condition, _logger(settings, kinds, these)) for condition, kinds, these in made)
+    loggers = ((condition, _logger(settings, kinds, tags)) for condition, kinds in made)
     return tuple({**logger, "filter": condition} for condition, logger in loggers if logger is not None)
 
 
 def _moment(name: str) -> Fields:
     return {"log_type_filter": {"types": [name]}}
-
-
-def _ended(operator: str, milliseconds: int) -> Fields:
-    """Ends of connections that lasted so long."""
-    value = {"default_value": milliseconds, "runtime_key": "pilotfish.tcp_reporting"}
-    return {
-        "and_filter": {"filters": [_moment(END), {"duration_filter": {"comparison": {"op": operator, "value": value}}}]}
-    }
 
 
 def _logger(
@@ -182,7 +175,8 @@ def _logger(
     for metric, kind in kinds:
         if (one := wanted.get(metric)) is None:
             continue
-        its = _changed(tags, one) | (_CONNECTION if kind.gauge else {})
+        its = {name: value for name, value in tags.items() if kind.flags or name != "response_flags"}
+        its = _changed(its, one) | (_CONNECTION if kind.gauge else {})
         stat = {"name": kind.name, "tags": [{"name": n, "value_format": v} for n, v in its.items()]}
         if kind.unit:
             histograms.append({"stat": stat, "unit": kind.unit, "value_format": kind.value})
