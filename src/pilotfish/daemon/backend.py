@@ -193,7 +193,7 @@ class MeshBackend:
         kind = SHORT.get(response.type_url, "unknown")
         self._metrics.pushes.inc(kind)
         self._metrics.send_time.observe(seconds)
-        self._metrics.size.labels(kind).observe(len(response.body))
+        self._metrics.size.labels(kind).observe(response.size)
 
     def failed(self, connection: Connection, error: Exception) -> None:
         self._metrics.internal_errors.inc()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, ValuesView
 from typing import Any, NamedTuple
 
 from pilotfish.engine import Db, Facet, Input, QueryFailed, Source
@@ -54,31 +54,51 @@ class _List:
         self.views: set[View] = set()
 
 
+class _Values(ValuesView[Resource]):
+    """Of all lists, one after the other."""
+
+    def __init__(self, of: Joined, lists: Iterable[Mapping[str, Resource]]) -> None:
+        super().__init__(of)
+        self._lists = lists
+
+    def __iter__(self) -> Iterator[Resource]:
+        return itertools.chain.from_iterable(one.values() for one in self._lists)
+
+
 class Joined(Mapping[str, Resource]):
-    """The resources of several lists as one mapping; a later list wins."""
+    """The resources of several lists as one mapping, without a copy; a later list wins."""
 
     __slots__ = ("_lists",)
 
     def __init__(self, lists: Iterable[Mapping[str, Resource]]) -> None:
-        self._lists = tuple(one for one in lists if one)
+        found: list[Mapping[str, Resource]] = []
+        for one in lists:
+            if any(name in before for before in found for name in one):
+                found = [{name: held for some in (*found, one) for name, held in some.items()}]
+            else:
+                found.append(one)
+        self._lists = tuple(found)
 
     def __getitem__(self, name: str) -> Resource:
-        for one in reversed(self._lists):
+        for one in self._lists:
             if (found := one.get(name)) is not None:
                 return found
         raise KeyError(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        for one in reversed(self._lists):
+        for one in self._lists:
             if (found := one.get(name)) is not None:
                 return found
         return default
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(itertools.chain(*self._lists)))
+        return itertools.chain(*self._lists)
 
     def __len__(self) -> int:
-        return len(self._lists[0]) if len(self._lists) == 1 else sum(1 for _ in self)
+        return sum(map(len, self._lists))
+
+    def values(self) -> ValuesView[Resource]:
+        return _Values(self, self._lists)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mapping) and dict(self) == dict(other)

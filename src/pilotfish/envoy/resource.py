@@ -37,9 +37,9 @@ class Resource(msgspec.Struct, frozen=True, gc=False):
     _end: int
 
     @property
-    def sotw(self) -> bytes:
+    def sotw(self) -> memoryview:
         """A finished `DiscoveryResponse.resources` field; both have the number 2, so it is what is inside the other."""
-        return self.delta[self._any : self._end]
+        return memoryview(self.delta)[self._any : self._end]
 
     @property
     def body(self) -> bytes:

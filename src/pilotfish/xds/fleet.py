@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pilotfish.ca.caller import Caller
 from pilotfish.xds.requests import Node
 from pilotfish.xds.session import Session, Source
+from pilotfish.xds.wire import Pieces
 
 QUIET_SECONDS = 0.005
 """Changes that follow each other closer than this are told together."""
@@ -38,7 +39,7 @@ class Connection:
     """`Fleet.state` as of the last response of each type."""
     good_state: dict[str, int] = field(default_factory=dict)
     """The same of the last response of each type that the proxy acknowledged."""
-    answers: list[bytes] = field(default_factory=list)
+    answers: list[Pieces] = field(default_factory=list)
     """To tools that asked on this stream; they go out before anything else."""
     task: asyncio.Task[None] | None = None
     """What serves the stream."""

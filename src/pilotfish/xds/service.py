@@ -18,11 +18,11 @@ from grpclib.server import Stream
 
 from pilotfish.ca.caller import Authenticator, Caller, UnauthenticatedError
 from pilotfish.envoy.resource import finish
-from pilotfish.grpc import receive
+from pilotfish.grpc import receive, send
 from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.requests import BadNodeError, Node, parse
 from pilotfish.xds.session import Request, Response, Session, Source, Watch
-from pilotfish.xds.wire import delta_response, sotw_response
+from pilotfish.xds.wire import Pieces, delta_response, sotw_response
 
 log = logging.getLogger(__name__)
 
@@ -178,13 +178,13 @@ class DiscoveryService:
         """Questions of tools such as `istioctl proxy-status`: each is answered once and nothing is subscribed."""
         while True:
             if (answer := await self._answer(caller, request, delta=delta)) is not None:
-                await stream.send_message(answer)
+                await stream.send_message(b"".join(answer))
             body = await receive(stream)
             if body is None:
                 return
             request, _ = _parsed(body, delta=delta)
 
-    async def _answer(self, caller: Caller | None, request: Request, *, delta: bool) -> bytes | None:
+    async def _answer(self, caller: Caller | None, request: Request, *, delta: bool) -> Pieces | None:
         """The answer to a tool; None when it only acknowledges one. Raises GRPCError.
 
         Istio's clients send a nonce of their own with a question, and acknowledge nothing.
@@ -232,15 +232,16 @@ class DiscoveryService:
         connection.wake.set()
 
     async def _write(self, stream: Stream[bytes, bytes], connection: Connection) -> None:
+        await stream.send_initial_metadata()
         while True:
             await connection.wake.wait()
             connection.wake.clear()
             while connection.answers:
-                await stream.send_message(connection.answers.pop(0))
+                await send(stream, connection.answers.pop(0))
             while (response := self._next(connection)) is not None:
                 connection.sent_state[response.type_url] = self.fleet.state
                 started = time.perf_counter()
-                await stream.send_message(response.body)
+                await send(stream, response.pieces)
                 connection.sent_at[response.type_url] = time.time()
                 self.backend.sent(connection, response, time.perf_counter() - started)
             if connection.changed_since is not None and connection.idle:

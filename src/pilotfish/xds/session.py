@@ -22,9 +22,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from pilotfish.envoy.resource import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, PROXY_CONFIG, ROUTE, SECRET, Resource
-from pilotfish.xds.wire import delta_response, sotw_response
+from pilotfish.xds.held import Held
+from pilotfish.xds.wire import Pieces, delta_response, sotw_response
 
 ORDER = (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET)
 """Push order; types that are not listed follow in the order they were first asked for."""
@@ -71,11 +73,11 @@ class Watch:
 
     type_url: str
     wildcard: bool = False
-    names: set[str] = field(default_factory=set)
-    """Names asked for explicitly."""
-    held: dict[str, str] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
+    """Names asked for explicitly. Proxies that ask for the same have the same object."""
+    held: Held = field(default_factory=Held)
     """Version of every resource the proxy has, as far as we sent it; ABSENT for names it knows not to exist."""
-    kept: dict[str, Resource] = field(default_factory=dict)
+    kept: Mapping[str, Resource] = field(default_factory=dict)
     """State of the world only, whole types: what the last response carried, to repeat what must not leave yet."""
     stale: set[str] = field(default_factory=set)
     """Names that may differ from what the proxy holds."""
@@ -87,7 +89,7 @@ class Watch:
     outstanding: bool = False
     last_error: str = ""
     last_sent: list[str] = field(default_factory=list)
-    """Names that the last response brought or changed."""
+    """Names that the last response brought or changed; none once it was acknowledged."""
     replaced: dict[str, str] = field(default_factory=dict)
     """Of names whose last form was not acknowledged (yet), the version that was."""
 
@@ -100,9 +102,15 @@ class Watch:
 class Response:
     type_url: str
     nonce: str
-    body: bytes
+    pieces: Pieces
+    """The message."""
     count: int
     """Resources it carries, removals included."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message."""
+        return sum(map(len, self.pieces))
 
 
 @dataclass
@@ -149,20 +157,23 @@ class Session:
             watch.nonce_acked = request.nonce
             for name in watch.last_sent:
                 watch.replaced.pop(name, None)
+            watch.last_sent = []
             if not watch.replaced:
                 watch.replaced = {}  # an emptied dictionary keeps its size
 
     def _subscribe_delta(self, watch: Watch, request: Request, first: bool) -> None:
         if first:
-            watch.held = dict(request.initial_versions)
+            watch.held = Held(request.initial_versions)
             # A proxy that came back with everything it holds waits for nothing.
             watch.must_answer = not request.initial_versions
             watch.wildcard = not request.subscribe and request.type_url in WILDCARD_TYPES
-        for name in request.subscribe:
-            if name == "*":
-                watch.wildcard = watch.all_stale = True
-                continue
-            watch.names.add(name)
+        asked = set(request.subscribe)
+        if "*" in asked:
+            asked.discard("*")
+            watch.wildcard = watch.all_stale = True
+        if asked or request.unsubscribe:
+            watch.names = _shared((watch.names | asked).difference(request.unsubscribe))
+        for name in asked:
             watch.stale.add(name)
             if not first:
                 watch.held.pop(name, None)  # asked again: it wants the resource, whatever it had
@@ -170,14 +181,13 @@ class Session:
             if name == "*":
                 watch.wildcard, watch.all_stale = False, True
                 continue
-            watch.names.discard(name)
             if watch.wildcard:
                 watch.stale.add(name)
             else:
                 watch.held.pop(name, None)
 
     def _subscribe_sotw(self, watch: Watch, request: Request, first: bool) -> None:
-        names = set(request.names) - {"*"}
+        names = _shared(frozenset(request.names) - {"*"})
         if first:
             watch.wildcard = "*" in request.names or (not names and request.type_url in WILDCARD_TYPES)
         elif not request.nonce:
@@ -230,20 +240,25 @@ class Session:
     def _compare(watch: Watch, source: Source) -> tuple[list[Resource], list[str], list[str]]:
         """What the proxy lacks, what it asked for that does not exist, and what it holds that is no longer wanted."""
         type_url, held, names = watch.type_url, watch.held, watch.names
-        every = source.every(type_url) if watch.wildcard else {}
+        every = source.every(type_url)
         candidates: Iterable[str] = watch.stale
         if watch.all_stale or watch.must_answer:
-            candidates = dict.fromkeys((*every, *names, *held))
+            if watch.wildcard and not names and not held:
+                return list(every.values()), [], []
+            candidates = dict.fromkeys((*(every if watch.wildcard else ()), *names, *held))
         changed: list[Resource] = []
         missing: list[str] = []
         gone: list[str] = []
         for name in candidates:
-            found = (source.one(type_url, name) if name in names else None) or every.get(name)
+            named = name in names
+            found = every.get(name) if named or watch.wildcard else None
+            if found is None and named:
+                found = source.one(type_url, name)
             version = held.get(name)
             if found is not None:
                 if version != found.version:
                     changed.append(found)
-            elif name in names:
+            elif named:
                 if version != ABSENT:
                     missing.append(name)
             elif version:
@@ -260,32 +275,41 @@ class Session:
     ) -> Response:
         self._count += 1
         nonce = str(self._count)
+        every = source.every(watch.type_url)
         if self.delta:
-            body = delta_response(watch.type_url, nonce, changed, leaving, self.control_plane)
+            pieces = delta_response(watch.type_url, nonce, changed, leaving, self.control_plane)
             count = len(changed) + len(leaving)
         else:
             sent = self._sotw_resources(watch, source, changed, staying)
-            body = sotw_response(watch.type_url, nonce, sent, self.control_plane)
+            pieces = sotw_response(watch.type_url, nonce, sent, self.control_plane)
             count = len(sent)
         watch.last_sent = [one.name for one in changed]
-        for one in changed:
-            watch.replaced.setdefault(one.name, watch.held.get(one.name, ABSENT))
-            watch.held[one.name] = one.version
+        for name in watch.last_sent:
+            watch.replaced.setdefault(name, watch.held.get(name, ABSENT))
         for name in leaving:
             watch.replaced.pop(name, None)
             if name in watch.names:
                 watch.held[name] = ABSENT
             else:
                 del watch.held[name]
+        if watch.wildcard and not watch.names and not staying:
+            watch.held.share(every)
+        else:
+            watch.held.update((one.name, one.version) for one in changed)
+            watch.held.share_if_equal(every)
         watch.nonce_sent, watch.outstanding, watch.must_answer = nonce, True, False
-        return Response(watch.type_url, nonce, body, count)
+        return Response(watch.type_url, nonce, pieces, count)
 
     @staticmethod
     def _sotw_resources(watch: Watch, source: Source, changed: list[Resource], staying: list[str]) -> list[Resource]:
         """Whole types repeat everything, since what is not named is deleted; the others carry what is new."""
         if watch.type_url not in WILDCARD_TYPES and not watch.must_answer:
             return changed
-        wanted = dict(source.every(watch.type_url)) if watch.wildcard else {}
+        every = source.every(watch.type_url) if watch.wildcard else {}
+        if not watch.names and not staying:
+            watch.kept = every
+            return list(every.values())
+        wanted = dict(every)
         for name in watch.names:
             if (found := source.one(watch.type_url, name)) is not None:
                 wanted[name] = found
@@ -302,3 +326,15 @@ class Session:
             for name in clusters:
                 if endpoints.held.pop(name, None) is not None:
                     endpoints.stale.add(name)
+
+
+_NAMES: WeakValueDictionary[int, frozenset[str]] = WeakValueDictionary()
+
+
+def _shared(names: frozenset[str]) -> frozenset[str]:
+    """Most proxies ask for the same endpoints: one set serves them all."""
+    known = _NAMES.get(hash(names))
+    if known == names:
+        return known
+    _NAMES[hash(names)] = names
+    return names
