@@ -787,7 +787,7 @@ def test_metrics_and_logs_follow_telemetry(shop: Shop) -> None:
 
 
 def test_refused_tags_are_told(shop: Shop) -> None:
-    """A filter that is no CEL is refused; a tag that no proxy can evaluate is taken with a warning, as Istio takes it."""
+    """A filter that is no CEL is refused; a tag that no proxy can evaluate is taken with a warning, as in Istio."""
     bad = CHANGED.replace("response.code >=", "response.code >= (")
     assert "not valid CEL" in shop.cluster.kubectl("apply", "-n", NS, "-f", "-", input_=bad, check=False)
     other = CHANGED.replace("request.host}", "request.size * 2}")
