@@ -25,6 +25,7 @@ COMMANDS = {
     "metrics": "Show requests, success, latency and bytes of workloads and services.",
     "reset": "Stop the local cluster and forget all its objects.",
     "status": "Show what runs, where, and what it uses.",
+    "tag": "Give names to revisions of the control plane.",
     "trace-request": "Trace and log the requests that carry a header, for some time.",
     "traces": "List traces, or show one as a tree.",
     "uninstall": "Remove the mesh.",
