@@ -66,6 +66,7 @@ def view(compiler: Compiler, proxy: Mapping[str, Any]) -> View:
         "id": f"{kind}~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local",
         "metadata": {"NAMESPACE": namespace, "LABELS": proxy.get("labels", {}), **proxy.get("metadata", {})},
         "locality": proxy.get("locality", {}),
+        "extensions": proxy.get("extensions"),
     }
     return compiler.view(node, (namespace, "default") if proxy.get("verified", True) else None)
 

@@ -145,7 +145,7 @@ def _server_chains(db: Db, view: View, bound: Bound, *, build: bool = True) -> I
         network = [
             *authorization.custom_tcp(db, view),
             *authorization.tcp(db, view),
-            tcp.proxy(db, view, one.stat_prefix, one.targets, policy=policy),
+            *tcp.filters(db, view, one.stat_prefix, one.targets, policy=policy),
         ]
         yield chain("", network, mine, **more)
 
@@ -181,7 +181,7 @@ def _auto_passthrough(db: Db, view: View, spec: Server, *, build: bool) -> Itera
                 name = clusters.dns_san(one.port, one.subset, one.host)
                 yield chain(
                     "",
-                    [tcp.proxy(db, view, name, [(name, 1)])],
+                    tcp.filters(db, view, name, [(name, 1)]),
                     {"server_names": [name], "application_protocols": [*tls.MESH_ANY]},
                 )
             else:

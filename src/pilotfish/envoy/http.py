@@ -8,7 +8,7 @@ from enum import Enum, auto
 from pilotfish.api import Duration
 from pilotfish.api.mesh import ForwardClientCertDetails, Normalization, ProxyConfig
 from pilotfish.engine import Db
-from pilotfish.envoy import access_log, alpn, clusters, metrics, tracing
+from pilotfish.envoy import access_log, alpn, clusters, istio_filters, metrics, tracing
 from pilotfish.envoy.proto import Fields, extension
 from pilotfish.envoy.values import ADS_AT_ONCE, FALSE, TRUE, duration, number, seconds
 from pilotfish.mesh.config import mesh
@@ -64,7 +64,11 @@ def manager(
         "stream_idle_timeout": seconds(0),
         "proxy_100_continue": True,
         "upgrade_configs": [{"upgrade_type": "websocket"}],
-        "http_filters": [*filters, *_filters(settings, side, protocol, late)],
+        "http_filters": [
+            *istio_filters.exchange(view, inbound=inbound),
+            *filters,
+            *_filters(settings, side, protocol, [*istio_filters.stats(db, view, inbound=inbound), *late]),
+        ],
         **_paths(db),
         **_client_certificate(settings, side),
     }

@@ -116,7 +116,7 @@ def virtual_inbound(db: Db, view: View) -> Resource:
     chains = [
         chain(
             "virtualInbound-blackhole",
-            [tcp.proxy(db, view, clusters.BLACK_HOLE, [(clusters.BLACK_HOLE, 1)], inbound=True)],
+            tcp.filters(db, view, clusters.BLACK_HOLE, [(clusters.BLACK_HOLE, 1)], inbound=True),
             {"destination_port": number(at)},
         )
     ]
@@ -289,7 +289,7 @@ def _http_filters(db: Db, view: View, port: Port | None, protocol: Protocol, clu
 
 def _tcp_filters(db: Db, view: View, cluster: str, mutual: bool) -> list[Fields]:
     policies = [*authorization.custom_tcp(db, view), *authorization.tcp(db, view)]
-    return [*policies, tcp.proxy(db, view, cluster, [(cluster, 1)], inbound=True, mutual=mutual)]
+    return [*policies, *tcp.filters(db, view, cluster, [(cluster, 1)], inbound=True, mutual=mutual)]
 
 
 def _routes(port: Port | None, protocol: Protocol, cluster: str) -> Fields:

@@ -38,7 +38,7 @@ from pilotfish.api.telemetry import Metric
 from pilotfish.engine import Db, query
 from pilotfish.envoy.proto import Fields, extension
 from pilotfish.mesh.metrics import REMOVED, MetricSettings, metrics, reporting_interval
-from pilotfish.mesh.proxies import View
+from pilotfish.mesh.proxies import Metering, View
 
 STATS = "envoy.extensions.access_loggers.stats.v3.Config"
 SCOPE, GRPC_SCOPE = "istio", "istio-grpc"
@@ -109,6 +109,8 @@ _TCP_NO_LONGER_OPEN: Kinds = (
     (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_open", NOTHING, gauge=END, flags=False)),
 )
 _CONNECTION = {"connection": "%CONNECTION_ID%"}
+NAMES: Mapping[Metric, str] = {metric: kind.name for metric, kind in (*_HTTP, *_GRPC, *_TCP_START, *_TCP_END)}
+"""What the metrics are called, after `istio_`."""
 
 
 def _tags(view: View, inbound: bool, http: bool) -> dict[str, str]:
@@ -131,6 +133,8 @@ def _tags(view: View, inbound: bool, http: bool) -> dict[str, str]:
 @query
 def http_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
     """The loggers of an HTTP connection manager: one for requests, one for the messages of gRPC streams."""
+    if view.metering is not Metering.LOGGER:
+        return ()
     settings, tags = metrics(db, view.namespace, view.labels, inbound), _tags(view, inbound, True)
     result = []
     if (logger := _logger(settings, _HTTP, tags)) is not None:
@@ -143,6 +147,8 @@ def http_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
 @query
 def tcp_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
     """The loggers of a TCP proxy."""
+    if view.metering is not Metering.LOGGER:
+        return ()
     settings, tags = metrics(db, view.namespace, view.labels, inbound), _tags(view, inbound, False)
     interval = reporting_interval(db, view.namespace, view.labels) // 1_000_000  # ms
     lasted = {"op": "GE", "value": {"default_value": interval, "runtime_key": "pilotfish.tcp_reporting"}}

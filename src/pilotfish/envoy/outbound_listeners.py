@@ -352,7 +352,7 @@ def _tcp_chain(db: Db, view: View, one: Chain) -> Fields:
     if one.source is not None:
         path = config_path("VirtualService", one.source.namespace, one.source.name)
         more["metadata"] = metadata(istio={"config": path})
-    return chain("", [tcp.proxy(db, view, one.stat_prefix, one.targets, policy=policy)], match, **more)
+    return chain("", tcp.filters(db, view, one.stat_prefix, one.targets, policy=policy), match, **more)
 
 
 def passthrough_cluster(db: Db, view: View) -> str:
@@ -368,7 +368,7 @@ def passthrough_cluster(db: Db, view: View) -> str:
 
 def passthrough_chain(db: Db, view: View, name: str = "PassthroughFilterChain") -> Fields:
     cluster = passthrough_cluster(db, view)
-    return chain(name, [tcp.proxy(db, view, cluster, [(cluster, 1)])])
+    return chain(name, tcp.filters(db, view, cluster, [(cluster, 1)]))
 
 
 @query
@@ -377,7 +377,7 @@ def virtual_outbound(db: Db, view: View) -> Resource:
     port = mesh(db).proxy_listen_port
     black_hole = chain(
         "virtualOutbound-blackhole",
-        [tcp.proxy(db, view, clusters.BLACK_HOLE, [(clusters.BLACK_HOLE, 1)])],
+        tcp.filters(db, view, clusters.BLACK_HOLE, [(clusters.BLACK_HOLE, 1)]),
         {"destination_port": number(port)},
     )
     return listener(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pilotfish.api import Duration
 from pilotfish.api.networking.destination_rule import TrafficPolicy
 from pilotfish.engine import Db
-from pilotfish.envoy import metrics
+from pilotfish.envoy import istio_filters, metrics
 from pilotfish.envoy.access_log import tcp_loggers
 from pilotfish.envoy.proto import Fields, extension
 from pilotfish.envoy.values import duration, number
@@ -19,7 +19,7 @@ EARLY = 64 * 1024
 TCP_PROXY = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 
 
-def proxy(
+def filters(
     db: Db,
     view: View,
     stat_prefix: str,
@@ -28,8 +28,8 @@ def proxy(
     inbound: bool = False,
     mutual: bool = False,
     policy: TrafficPolicy | None = None,
-) -> Fields:
-    """A `tcp_proxy` filter to one cluster, or to several by weight.
+) -> list[Fields]:
+    """The end of a chain: a `tcp_proxy` filter to one cluster, or to several by weight, and what measures it.
 
     `policy` is the (first) destination's; `mutual` says that the client has a certificate of the mesh.
     """
@@ -66,4 +66,7 @@ def proxy(
             "hostname": f"{policy.tunnel.target_host}:{policy.tunnel.target_port}",
             **({"use_post": True} if policy.tunnel.protocol.upper() == "POST" else {}),
         }
-    return extension("envoy.filters.network.tcp_proxy", TCP_PROXY, fields)
+    return [
+        *istio_filters.stats(db, view, inbound=inbound),
+        extension("envoy.filters.network.tcp_proxy", TCP_PROXY, fields),
+    ]

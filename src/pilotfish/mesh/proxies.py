@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from enum import Enum, auto
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -23,6 +24,23 @@ SIDECAR, ROUTER = "sidecar", "router"
 
 class BadNode(Exception):  # noqa: N818  what it is
     """An xDS node that does not say who it is."""
+
+
+class Metering(Enum):
+    """How a proxy can make the standard metrics."""
+
+    LOGGER = auto()
+    """With Envoy's stats logger, finished by our agent."""
+    ISTIO = auto()
+    """With the filter in Istio's build of Envoy."""
+    NONE = auto()
+
+
+def _metering(extensions: Collection[str] | None) -> Metering:
+    """By the extensions that the proxy lists; one that lists nothing is taken for stock Envoy."""
+    if extensions is not None and "istio.stats" in extensions:
+        return Metering.ISTIO
+    return Metering.LOGGER if extensions is None or "envoy.access_loggers.stats" in extensions else Metering.NONE
 
 
 class View(msgspec.Struct, frozen=True, eq=False, weakref=True):
@@ -52,6 +70,7 @@ class View(msgspec.Struct, frozen=True, eq=False, weakref=True):
     """The proxy's own ProxyConfig as JSON; empty when it sent none."""
     flags: tuple[tuple[str, str], ...]
     """Further node metadata that matters, see `FLAGS`."""
+    metering: Metering
 
     @property
     def is_sidecar(self) -> bool:
@@ -145,6 +164,7 @@ def parse(db: Db, node: Mapping[str, Any], identity: tuple[str, str] | None) -> 
             mesh_id=str(metadata.get("MESH_ID") or ""),
             config_json=_canonical(metadata.get("PROXY_CONFIG")),
             flags=tuple((f, _text(metadata[f])) for f in FLAGS if metadata.get(f) not in (None, "", False)),
+            metering=_metering(node.get("extensions")),
         )
     )
 

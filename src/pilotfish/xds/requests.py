@@ -14,6 +14,8 @@ from pilotfish.xds.session import Request
 
 _SOTW = "envoy.service.discovery.v3.DiscoveryRequest"
 _DELTA = "envoy.service.discovery.v3.DeltaDiscoveryRequest"
+EXTENSIONS = frozenset({"istio.stats", "envoy.access_loggers.stats"})
+"""Extensions of Envoy on which the configuration depends."""
 
 
 class BadNodeError(Exception):
@@ -35,6 +37,8 @@ class Node:
     locality: tuple[str, str, str] = ("", "", "")
     """Region, zone, sub-zone."""
     user_agent: str = ""
+    extensions: frozenset[str] | None = None
+    """Of `EXTENSIONS`, those that the proxy lists; None when it lists none at all."""
 
     @property
     def name(self) -> str:
@@ -44,7 +48,8 @@ class Node:
     def json(self) -> dict[str, Any]:
         """As the compiler reads it."""
         locality = dict(zip(("region", "zone", "sub_zone"), self.locality, strict=True))
-        return {"id": self.id, "cluster": self.cluster, "metadata": self.metadata, "locality": locality}
+        node = {"id": self.id, "cluster": self.cluster, "metadata": self.metadata, "locality": locality}
+        return node | {"extensions": self.extensions}
 
     @property
     def service_account(self) -> str:
@@ -72,6 +77,7 @@ def _node(message: Any) -> Node | None:
         metadata=metadata,
         locality=(message.locality.region, message.locality.zone, message.locality.sub_zone),
         user_agent=message.user_agent_name,
+        extensions=frozenset(one.name for one in message.extensions) & EXTENSIONS if message.extensions else None,
     )
 
 
