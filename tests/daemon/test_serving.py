@@ -146,7 +146,7 @@ async def test_a_restart_sends_nothing(cluster: Cluster, client: Client, namespa
 
 
 async def test_mesh_settings_are_reloaded(cluster: Cluster, client: Client, namespace: str) -> None:
-    """An edited mesh ConfigMap is in force at once; one that cannot be read leaves the settings as they were."""
+    """An edited mesh ConfigMap is in force at once; one that cannot be read, or is wrong, leaves them as they were."""
     system = await new_namespace(client, "sys")
     plane = ControlPlane(cluster.kubeconfig, cluster.folder, system, "settings")
 
@@ -168,6 +168,9 @@ async def test_mesh_settings_are_reloaded(cluster: Cluster, client: Client, name
             second = proxy.body(CLUSTER, name)
             await put("connectTimeout: [nonsense\n")
             await until(lambda: "the settings in force stay" in plane.log.read_text())
+            await put("connectTimeout: 3s\ntrustDomain: not/one\n")
+            await until(lambda: "no trust domain" in plane.log.read_text())
+            assert proxy.body(CLUSTER, name) == second
             await put("connectTimeout: 7s\noutboundTrafficPolicy: {mode: ALLOW_ANY}\nnoSuchSetting: 1\n")
             await until(lambda: "noSuchSetting" in plane.log.read_text(), "the warning")
             await until(lambda: proxy.body(CLUSTER, name) == first)

@@ -82,17 +82,17 @@ def _change(dice: random.Random, spec: Object, schema: Object) -> None:
         holder, its = (spec, schema) if key is None else (parent[key], part)
         if isinstance(holder, dict) and its.get("properties"):
             name = dice.choice(sorted(its["properties"]))
-            holder[name] = _value(dice, its["properties"][name], name)
+            holder[name] = made(dice, its["properties"][name], name)
         elif isinstance(holder, dict) and isinstance(its.get("additionalProperties"), dict):
-            holder[dice.choice(_TEXTS)] = _value(dice, its["additionalProperties"], "")
+            holder[dice.choice(_TEXTS)] = made(dice, its["additionalProperties"], "")
         elif isinstance(holder, list):
             items = its.get("items") or {}
-            again = copy.deepcopy(dice.choice(holder)) if holder and dice.random() < 0.5 else _value(dice, items, "")
+            again = copy.deepcopy(dice.choice(holder)) if holder and dice.random() < 0.5 else made(dice, items, "")
             holder.insert(dice.randrange(len(holder) + 1), again)
         elif key is not None:
-            parent[key] = _value(dice, part, str(key))
+            parent[key] = made(dice, part, str(key))
     elif what < 0.75:
-        parent[key] = _value(dice, part, str(key))
+        parent[key] = made(dice, part, str(key))
     elif what < 0.93:
         del parent[key]
     else:
@@ -116,7 +116,7 @@ def _places(value: Any, schema: Object, top: bool = True) -> Iterator[tuple[Any,
             yield from _places(item, part, top=False)
 
 
-def _value(dice: random.Random, schema: Object, name: str, depth: int = 0) -> Any:
+def made(dice: random.Random, schema: Object, name: str, depth: int = 0) -> Any:
     """A value that often fits the schema, and sometimes does not."""
     if "enum" in schema and dice.random() < 0.9:
         return dice.choice(schema["enum"])
@@ -129,7 +129,7 @@ def _value(dice: random.Random, schema: Object, name: str, depth: int = 0) -> An
             return dice.choice(_FLOATS)
         case "array":
             size = dice.choice((0, 1, 1, 2))
-            return [_value(dice, schema.get("items") or {}, name, depth + 1) for _ in range(size)]
+            return [made(dice, schema.get("items") or {}, name, depth + 1) for _ in range(size)]
         case "object":
             return _object(dice, schema, depth)
     if any("duration" in rule["rule"] for rule in schema.get("x-kubernetes-validations", ())):
@@ -144,10 +144,10 @@ def _object(dice: random.Random, schema: Object, depth: int) -> Object:
     names = sorted(properties)
     wanted = dice.sample(names, min(len(names), dice.choice((0, 1, 1, 2, 3)))) if depth < 6 else []
     for name in sorted({*required, *wanted}):
-        found[name] = _value(dice, properties[name], name, depth + 1)
+        found[name] = made(dice, properties[name], name, depth + 1)
     more = schema.get("additionalProperties")
     if isinstance(more, dict) and dice.random() < 0.8:
-        found[dice.choice(_TEXTS)] = _value(dice, more, "", depth + 1)
+        found[dice.choice(_TEXTS)] = made(dice, more, "", depth + 1)
     return found
 
 

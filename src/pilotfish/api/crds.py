@@ -83,7 +83,7 @@ def crds() -> list[dict[str, Any]]:
 
 
 def _crd(kind: Kind) -> dict[str, Any]:
-    spec = _struct(kind.type)
+    spec = schema_of(kind.type)
     root: Schema = {
         "type": "object",
         "properties": {"spec": spec, "status": _STATUS},
@@ -162,7 +162,8 @@ def _column(column: Column) -> dict[str, str]:
     }
 
 
-def _struct(cls: type[Api]) -> Schema:
+def schema_of(cls: type[Api]) -> Schema:
+    """The schema of a type, with its descriptions."""
     documented = _documentation(cls)
     result: Schema = {"type": "object"}
     if "" in documented:
@@ -212,7 +213,7 @@ def _schema(info: types.Type) -> Schema:
     if isinstance(info, types.UnionType):
         return _schema(next(member for member in info.types if not isinstance(member, types.NoneType)))
     if isinstance(info, types.StructType):
-        return _struct(info.cls)  # type: ignore[arg-type]  # all structs here are Api
+        return schema_of(info.cls)  # type: ignore[arg-type]  # all structs here are Api
     if isinstance(info, types.VarTupleType):
         return {"type": "array", "items": _schema(info.item_type)}
     if isinstance(info, types.DictType):

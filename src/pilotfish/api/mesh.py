@@ -689,7 +689,7 @@ class MeshConfig(Api, frozen=True):
     ingress_class: Annotated[str, UNIMPLEMENTED] = "istio"
     ingress_service: Annotated[str, UNIMPLEMENTED] = "istio-ingressgateway"
     ingress_controller_mode: Annotated[IngressControllerMode, UNIMPLEMENTED] = IngressControllerMode.STRICT
-    ingress_selector: Annotated[str, UNIMPLEMENTED] = "ingressgateway"
+    ingress_selector: Annotated[str, UNIMPLEMENTED] = ""
     enable_tracing: bool = True
     access_log_file: str = ""
     access_log_format: str = ""
@@ -772,11 +772,8 @@ def decode_mesh_config(value: str | Mapping[str, Any]) -> tuple[MeshConfig, tupl
     added, as Istio's ApplyMeshConfig does.
     """
     mesh, unknown = from_json(_mapping(value, "the mesh configuration"), MeshConfig)
-    given = {provider.name for provider in mesh.extension_providers}
-    missing = tuple(provider for provider in BUILT_IN_PROVIDERS if provider.name not in given)
-    if missing:
-        mesh = msgspec.structs.replace(mesh, extension_providers=missing + mesh.extension_providers)
-    return mesh, unknown
+    named = {provider.name: provider for provider in (*BUILT_IN_PROVIDERS, *mesh.extension_providers)}
+    return msgspec.structs.replace(mesh, extension_providers=tuple(named.values())), unknown
 
 
 def decode_mesh_networks(value: str | Mapping[str, Any]) -> tuple[MeshNetworks, tuple[FieldError, ...]]:

@@ -256,17 +256,19 @@ class Feed:
         decode: Callable[[str], tuple[_Setting, tuple[api.FieldError, ...]]],
         use: Callable[[_Setting], bool],
     ) -> None:
-        """Unreadable settings are reported; the ones in force stay."""
+        """Settings that cannot be read, or that Istio would refuse, are reported; the ones in force stay."""
         problem = ("ConfigMap", self._options.namespace, key)
         self.problems.pop(problem, None)
         try:
             value, unknown = decode(data.get(key) or "{}")
+            checked = validate_mesh(value)
+            if checked.errors:
+                raise api.DecodeError(checked.errors)
         except api.DecodeError as error:
             self.problems[problem] = str(error)
             log.error("ConfigMap istio, key %s: the settings in force stay: %s", key, error)
             return
-        checked = validate_mesh(value)
-        for one in (*unknown, *checked.errors, *checked.warnings):
+        for one in (*unknown, *checked.warnings):
             log.warning("ConfigMap istio, key %s: %s", key, one)
         if use(value):
             self._metrics.push_triggers.inc("global")

@@ -1,6 +1,7 @@
 // What Istio says to what users write: a line of JSON in, a line of JSON out.
 //
-// In: {"object": {...}} (a custom resource), {"mesh": "yaml"} (MeshConfig) or {"networks": "yaml"} (MeshNetworks).
+// In: {"object": {...}} (a custom resource), {"mesh": "yaml"} (MeshConfig), {"networks": "yaml"} (MeshNetworks), or
+// {"describe": "MeshConfig"} (or MeshNetworks): {"value": its fields, as JSON schema}.
 // Out: {"refused": why, "warnings": [...]} as the validating webhook answers; of an object also {"schema": why}, as the
 // API server refuses it by the definition, and of a mesh {"value": the configuration with all defaults}.
 // Istio's libraries print their log lines in between; an answer begins with a brace.
@@ -15,6 +16,9 @@ import (
 	"os"
 
 	"github.com/hashicorp/go-multierror"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	meshconfig "istio.io/api/mesh/v1alpha1"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
@@ -29,13 +33,13 @@ import (
 	"istio.io/istio/pkg/config/schema/resource"
 	"istio.io/istio/pkg/config/validation"
 	"istio.io/istio/pkg/config/validation/agent"
-	"istio.io/istio/pkg/util/protomarshal"
 )
 
 type question struct {
 	Object   json.RawMessage `json:"object"`
 	Mesh     *string         `json:"mesh"`
 	Networks *string         `json:"networks"`
+	Describe string          `json:"describe"`
 }
 
 type answer struct {
@@ -126,6 +130,10 @@ func guarded(line []byte, schemas *definitions) (said answer) {
 			return answer{Refused: err.Error()}
 		}
 		return answer{}
+	case asked.Describe == "MeshConfig":
+		return described((&meshconfig.MeshConfig{}).ProtoReflect().Descriptor())
+	case asked.Describe == "MeshNetworks":
+		return described((&meshconfig.MeshNetworks{}).ProtoReflect().Descriptor())
 	}
 	return ofObject(asked.Object, schemas)
 }
@@ -141,10 +149,60 @@ func ofMesh(text string) answer {
 		said.Refused = err.Error()
 	}
 	said.Warnings = texts(warnings)
-	if value, err := protomarshal.ToJSON(config); err == nil {
-		said.Value = json.RawMessage(value)
+	if value, err := (protojson.MarshalOptions{EmitUnpopulated: true}).Marshal(config); err == nil {
+		said.Value = value
 	}
 	return said
+}
+
+func described(message protoreflect.MessageDescriptor) answer {
+	value, _ := json.Marshal(ofMessage(message, 0))
+	return answer{Value: value}
+}
+
+func ofMessage(message protoreflect.MessageDescriptor, depth int) map[string]any {
+	if message.FullName() == "google.protobuf.Duration" {
+		return map[string]any{"type": "string", "format": "duration"}
+	}
+	if inner := message.Fields().ByName("value"); inner != nil && message.ParentFile().Package() == "google.protobuf" {
+		return ofField(inner, depth)
+	}
+	properties := map[string]any{}
+	for i := 0; depth < 12 && i < message.Fields().Len(); i++ {
+		field := message.Fields().Get(i)
+		properties[field.JSONName()] = ofField(field, depth+1)
+	}
+	return map[string]any{"type": "object", "properties": properties}
+}
+
+func ofField(field protoreflect.FieldDescriptor, depth int) map[string]any {
+	if field.IsMap() {
+		return map[string]any{"type": "object", "additionalProperties": ofOne(field.MapValue(), depth)}
+	}
+	if field.IsList() {
+		return map[string]any{"type": "array", "items": ofOne(field, depth)}
+	}
+	return ofOne(field, depth)
+}
+
+func ofOne(field protoreflect.FieldDescriptor, depth int) map[string]any {
+	switch field.Kind() {
+	case protoreflect.MessageKind:
+		return ofMessage(field.Message(), depth)
+	case protoreflect.EnumKind:
+		names := []string{}
+		for i := 0; i < field.Enum().Values().Len(); i++ {
+			names = append(names, string(field.Enum().Values().Get(i).Name()))
+		}
+		return map[string]any{"type": "string", "enum": names}
+	case protoreflect.BoolKind:
+		return map[string]any{"type": "boolean"}
+	case protoreflect.StringKind, protoreflect.BytesKind:
+		return map[string]any{"type": "string"}
+	case protoreflect.DoubleKind, protoreflect.FloatKind:
+		return map[string]any{"type": "number"}
+	}
+	return map[string]any{"type": "integer"}
 }
 
 func ofObject(raw []byte, schemas *definitions) answer {

@@ -96,8 +96,10 @@ def validate_object(obj: Mapping[str, Any], source: Source | None = None) -> Val
 def validate_mesh(value: MeshConfig | MeshNetworks | ProxyConfig) -> Validation:
     """Check the mesh's configuration, its networks, or the configuration of a proxy."""
     report = Report()
+    several = Report()
     for message, path in visit(value, ""):
-        _check_one_of(report, path.removeprefix("."), message)
+        _check_one_of(several, path.removeprefix("."), message)
+    report.soften(several, "only the last counts")
     if isinstance(value, MeshConfig):
         mesh.check_mesh(report, value)
     elif isinstance(value, MeshNetworks):

@@ -45,6 +45,12 @@ class Report:
     def warn(self, path: str, message: str) -> None:
         self.warnings.append(f"{path}: {message}" if path else message)
 
+    def soften(self, found: Report, why: str) -> None:
+        """What another report found, as warnings."""
+        for path, message in found.errors:
+            self.warn(path, f"{why}: {message}")
+        self.warnings += found.warnings
+
     # --- numbers ---
 
     def port(self, path: str, number: int) -> bool:

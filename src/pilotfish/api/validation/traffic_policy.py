@@ -72,7 +72,10 @@ def _check_load_balancer(
             report.error(path, "localityLbSetting and zoneAwareLbSetting cannot both be set")
         check_locality(report, f"{path}.localityLbSetting", balancer.locality_lb_setting, outlier)
     if balancer.zone_aware_lb_setting is not None:
-        _check_zone_aware(report, f"{path}.zoneAwareLbSetting", balancer.zone_aware_lb_setting, outlier)
+        zones = balancer.zone_aware_lb_setting
+        check_zone_aware(report, f"{path}.zoneAwareLbSetting", zones)
+        failover = bool(zones.failover or zones.failover_priority)
+        _warn_no_outliers(report, f"{path}.zoneAwareLbSetting", failover, outlier)
     if balancer.warmup_duration_secs is not None and balancer.warmup is not None:
         report.warn(f"{path}.warmupDurationSecs", "this has no effect beside warmup")
     warmup = balancer.warmup
@@ -145,12 +148,11 @@ def check_locality(
         _warn_no_outliers(report, path, bool(setting.failover or setting.failover_priority), outlier)
 
 
-def _check_zone_aware(report: Report, path: str, setting: ZoneAwareLbSetting, outlier: OutlierDetection | None) -> None:
+def check_zone_aware(report: Report, path: str, setting: ZoneAwareLbSetting) -> None:
     for label in setting.failover_priority:
         if label in _TOPOLOGY:
             report.error(f"{path}.failoverPriority", f"the topology label {label!r} is taken into account anyway")
     _check_failover(report, f"{path}.failover", [(failover.from_, failover.to) for failover in setting.failover])
-    _warn_no_outliers(report, path, bool(setting.failover or setting.failover_priority), outlier)
 
 
 def _warn_no_outliers(report: Report, path: str, failover: bool, outlier: OutlierDetection | None) -> None:
@@ -241,7 +243,7 @@ def check_outlier_detection(report: Report, path: str, outlier: OutlierDetection
         )
     for index, code in enumerate(outlier.outlier_detection_http_error_codes):
         if not 100 <= code <= 599:
-            report.error(f"{path}.outlierDetectionHttpErrorCodes[{index}]", f"{code} must be in the range 100 to 599")
+            report.warn(f"{path}.outlierDetectionHttpErrorCodes[{index}]", f"there is no HTTP status {code}")
 
 
 _OWN_FILES = {ClientTLSMode.SIMPLE, ClientTLSMode.MUTUAL}

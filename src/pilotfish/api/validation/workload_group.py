@@ -30,8 +30,7 @@ def _check_template(report: Report, template: WorkloadTemplate) -> None:
         found.domain_or_ip("spec.template.address", template.address, wildcard=False)
     check_ports(found, "spec.template.ports", template.ports)
     found.labels("spec.template.labels", template.labels)
-    for path, message in found.errors:
-        report.warn(path, f"a workload cannot register with this: {message}")
+    report.soften(found, "a workload cannot register with this")
 
 
 def check_probe(report: Report, path: str, probe: ReadinessProbe) -> None:
