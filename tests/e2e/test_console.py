@@ -13,7 +13,7 @@ import pytest
 from pilotfish.install.charts import render
 
 from .conftest import skip_unless_possible
-from .harness import Cluster, curl, fresh, wait_until
+from .harness import SAMPLES, Cluster, curl, fresh, wait_until
 
 pytestmark = [pytest.mark.xdist_group("console")]
 
@@ -73,8 +73,8 @@ def cluster() -> Iterator[Cluster]:
         yield one
 
 
-def requests(cluster: Cluster, count: int, path: str) -> None:
-    script = f"for i in $(seq {count}); do curl -sS -o /dev/null --max-time 10 http://echo/{path}; done"
+def requests(cluster: Cluster, count: int, path: str, host: str = "echo") -> None:
+    script = f"for i in $(seq {count}); do curl -sS -o /dev/null --max-time 10 http://{host}/{path}; done"
     cluster.kubectl("exec", "-n", NS, "deployment/client", "-c", "client", "--", "sh", "-c", script)
 
 
@@ -132,7 +132,7 @@ def ask_health(cluster: Cluster, shown: str = "") -> Any:
     return json.loads(through(cluster, "health", shown.strip())[1])
 
 
-def through(cluster: Cluster, path: str, shown: str = "") -> tuple[int, str]:
+def through(cluster: Cluster, path: str, shown: str = "", namespace: str = "istio-system") -> tuple[int, str]:
     """Status and body of a question through the API server's proxy, with a token for the console."""
     user = json.loads((cluster.data / "kubeconfig").read_text())
     pem = cluster.data / "admin.pem"
@@ -142,7 +142,7 @@ def through(cluster: Cluster, path: str, shown: str = "") -> tuple[int, str]:
     _, text = curl(
         *("--cacert", str(cluster.data / "pki" / "ca.crt"), "--cert", str(pem), "-w", "\n%{http_code}"),
         *(("-H", f"X-Pilotfish-Token: {shown}") if shown else ()),
-        f"{server}/api/v1/namespaces/istio-system/services/pilotfish-console:20001/proxy/api/{path}",
+        f"{server}/api/v1/namespaces/{namespace}/services/pilotfish-console:20001/proxy/api/{path}",
     )
     body, _, status = text.rpartition("\n")
     return int(status), body
@@ -205,3 +205,55 @@ def test_the_command_line_without_rights(cluster: Cluster) -> None:
         wait_until(lambda: cluster.pilotfish(*words, check=False).returncode == 0, "the guest sees the namespace", 30)
     finally:
         del cluster.environment["PILOTFISH_CONSOLE_TOKEN"]
+
+
+def test_a_real_prometheus_gives_the_same(cluster: Cluster) -> None:
+    """A second console that asks the Prometheus of the samples shows the workloads, edges, codes and, nearly, the
+    numbers that the first one has collected itself."""
+    text = (SAMPLES / "prometheus" / "prometheus.yaml").read_text()
+    cluster.kubectl("apply", "-f", "-", input_=text.replace("scrape_interval: 5s", "scrape_interval: 1s"))
+    cluster.kubectl("create", "namespace", "second")
+    values = {"prometheus": "http://prometheus.istio-system:9090"}
+    cluster.apply("\n---\n".join(map(json.dumps, render("console", "console", "second", values))), "second")
+    cluster.apply(APPS.replace("NAME", "late"), NS)
+    cluster.ready(NS)
+    cluster.ready("istio-system")
+    cluster.ready("second")
+
+    def seen(console: str) -> dict[str, Any] | None:
+        rows = ask(cluster, "metrics", "-n", NS, "-i", console, "--window", "5m")
+        return next((row for row in rows if row["labels"]["destination_workload"] == "late"), None)
+
+    # What Prometheus sees at first is where it begins to count.
+    sent = 0
+
+    def both_see_it() -> bool:
+        nonlocal sent
+        requests(cluster, 1, "first", "late")
+        sent += 1
+        return seen("istio-system") is not None and seen("second") is not None
+
+    wait_until(both_see_it, "both consoles see the workload", 90)
+    requests(cluster, 60, "more", "late")
+    sent += 60
+
+    def counted(console: str, least: float) -> dict[str, Any] | None:
+        row = seen(console)
+        return row if row is not None and row["requests"] * 300 >= least and row["p50"] is not None else None
+
+    own = wait_until(lambda: counted("istio-system", sent), "the console has counted", 60)
+    other = wait_until(lambda: counted("second", 55), "Prometheus has counted", 60)
+    assert round(own["requests"] * 300) == sent
+    assert 55 <= other["requests"] * 300 <= sent * 1.1
+    assert own["codes"].keys() == other["codes"].keys() == {"200"}
+    assert own["errors"] == other["errors"] == 0
+    assert other["p50"] <= other["p99"]
+
+    def edges(console: str) -> set[tuple[str, ...]]:
+        words = ("create", "token", "-n", console, "pilotfish-console-viewer", "--audience", "pilotfish-console")
+        shown = cluster.kubectl(*words).strip()
+        found = json.loads(through(cluster, f"metrics/graph?namespace={NS}&window=300", shown, console)[1])["edges"]
+        new = [one["labels"] for one in found if one["labels"]["destination_workload"] == "late"]
+        return {tuple(sorted(labels.items())) for labels in new}
+
+    wait_until(lambda: edges("istio-system") == edges("second") != set(), "both draw the same edges", 60)
