@@ -55,7 +55,7 @@ def cluster_name(port: int, subset: str, host: str) -> str:
 
 def dns_san(port: int, subset: str, host: str) -> str:
     """The name in SNI by which a mesh client asks for a cluster."""
-    return f"outbound_.{port}_.{subset}_.{host}"
+    return f"{eds.SNI_PREFIX}{port}_.{subset}_.{host}"
 
 
 def rules_for(db: Db, view: View, key: ServiceKey) -> tuple[Ref, ...]:
@@ -154,7 +154,10 @@ def _discovery(
 ) -> Fields:
     balancer = traffic_policy.load_balancer(policy.load_balancer)
     if kind == "ORIGINAL_DST":
-        return {"type": kind, "lb_policy": "CLUSTER_PROVIDED"}
+        override: Fields = {}
+        if not found.kubernetes and isinstance(port.target, int) and port.target != port.number:
+            override = {"original_dst_lb_config": {"upstream_port_override": number(port.target)}}
+        return {"type": kind, "lb_policy": "CLUSTER_PROVIDED", **override}
     if kind == "EDS":
         return {
             "type": kind,

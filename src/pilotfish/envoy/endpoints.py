@@ -318,6 +318,9 @@ def _envelope(group: Group) -> Fields:
     return fields
 
 
+SNI_PREFIX = "outbound_."
+"""Names of clusters that are known by SNI, see `clusters.dns_san`."""
+
 _GROUP = "envoy.config.endpoint.v3.LocalityLbEndpoints"
 
 
@@ -327,10 +330,15 @@ def assignment(
 ) -> Resource:
     """A ClusterLoadAssignment, joined from its endpoints' bytes."""
     mutual = uses_mtls(db, key, port, subset, refs)
+    passthrough = name.startswith(SNI_PREFIX)  # of mesh TLS: who cannot do it is no target
     cluster = where.cluster or _cluster(db)
     parts = [field(1, name.encode())]
     for group in groups(db, where, key, port, subset, refs):
         members = []
+        if passthrough:
+            group = _group(group.priority, group.locality, [e for e in group.members if mtls_capable(db, e)])  # noqa: PLW2901  fewer of them
+            if not group.members:
+                continue
         for e in group.members:
             at, number_, health, weight, _, workload = _described(e, cluster)
             members.append(field(2, lb_endpoint(at, number_, health, weight, mutual and mtls_capable(db, e), workload)))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pilotfish.api.networking.gateway import Server, ServerTLSMode
 from pilotfish.engine import Db, query
-from pilotfish.envoy import authorization, clusters, endpoints, jwt, resource, routes, tcp, tls
+from pilotfish.envoy import authorization, clusters, endpoints, jwt, resource, routes, tcp, tls, traffic_policy
 from pilotfish.envoy.access_log import listener_loggers
 from pilotfish.envoy.http import Side, manager, rds
 from pilotfish.envoy.listeners import chain, listener, tls_inspector
@@ -15,7 +15,7 @@ from pilotfish.envoy.outbound_listeners import Address, Chain, both_families, vi
 from pilotfish.envoy.proto import Fields, extension
 from pilotfish.envoy.resource import CLUSTER, Resource
 from pilotfish.envoy.routes import Caller, is_catch_all
-from pilotfish.envoy.values import cidr, config_path, metadata, seconds
+from pilotfish.envoy.values import cidr, config_path, metadata, number, seconds
 from pilotfish.envoy.virtual_hosts import assemble, counts_attempts, finished
 from pilotfish.mesh import destination_rules, names, services, virtual_services, visibility
 from pilotfish.mesh.config import mesh, trust_domains
@@ -132,8 +132,8 @@ def _server_chains(db: Db, view: View, bound: Bound, *, build: bool = True) -> I
         more: Fields = dict(source)
         mine: Fields = {}
         if terminated and spec.tls is not None:
-            alpn = () if spec.tls.mode is not ServerTLSMode.ISTIO_MUTUAL else ("h2", "http/1.1")
-            more["transport_socket"] = tls.gateway_server(spec.tls, trust_domains(db), mesh(db).mesh_mtls, alpn=alpn)
+            domains, defaults = trust_domains(db), mesh(db).mesh_mtls
+            more["transport_socket"] = tls.gateway_server(spec.tls, domains, defaults, alpn=("h2", "http/1.1"))
             more["transport_socket_connect_timeout"] = seconds(15)
             mine = dict(match)
         elif one.server_names:
@@ -227,14 +227,20 @@ def extra_clusters(db: Db, view: View) -> Mapping[str, Address]:
 @query
 def sni_cluster(db: Db, one: _SniCluster) -> Resource:
     name = clusters.dns_san(one.port, one.subset, one.host)
+    policy = destination_rules.policy(db, one.refs, one.subset, one.port)
     fields: Fields = {
         "name": name,
         "alt_stat_name": f"{name};",
         "type": "EDS",
-        "lb_policy": "LEAST_REQUEST",
-        "connect_timeout": {"seconds": int(mesh(db).connect_timeout.seconds)},
+        **traffic_policy.load_balancer(policy.load_balancer),
+        **traffic_policy.connection(policy, mesh(db)),
+        "circuit_breakers": traffic_policy.circuit_breakers(policy),
+        "common_lb_config": {"healthy_panic_threshold": number(0)},
         "eds_cluster_config": {"service_name": name, "eds_config": {"ads": {}, "resource_api_version": "V3"}},
     }
+    outlier = traffic_policy.outlier_detection(policy.outlier_detection)
+    if outlier is not None:
+        fields["outlier_detection"] = outlier
     return resource.build(CLUSTER, fields)
 
 

@@ -68,6 +68,8 @@ class Spec(NamedTuple):
     chains: tuple[Chain, ...]
     bound: bool
     proxied: bool = False
+    grpc_web: bool = False
+    """The first HTTP service is for gRPC-Web, which is translated."""
 
     @property
     def name(self) -> str:
@@ -172,7 +174,8 @@ def _service_specs(
             ranges = tuple(a for a in found.addresses if names.is_cidr(a))
             if ranges and not port.protocol.is_http and wild:
                 chains = tuple(c._replace(ranges=c.ranges or ranges) for c in chains)
-            yield Spec(bind, port.number, name, chains, bound=not captured), port.protocol
+            web = port.protocol is Protocol.GRPC_WEB
+            yield Spec(bind, port.number, name, chains, bound=not captured, grpc_web=web), port.protocol
 
 
 def _binds(db: Db, view: View, found: Service, port: Port, egress: Listener, captured: bool) -> tuple[str, ...]:
@@ -283,8 +286,16 @@ def outbound_listener(db: Db, view: View, spec: Spec) -> Resource:
     config = mesh(db)
     if spec.rds:
         late = [clusters.dynamic_filter(db, view)] if clusters.has_dynamic(db, Caller.of(db, view).scope) else []
+        protocol = Protocol.GRPC_WEB if spec.grpc_web else Protocol.HTTP
         http = manager(
-            db, view, Side.OUTBOUND, f"outbound_{spec.name};", rds(spec.rds), proxied=spec.proxied, late=late
+            db,
+            view,
+            Side.OUTBOUND,
+            f"outbound_{spec.name};",
+            rds(spec.rds),
+            protocol=protocol,
+            proxied=spec.proxied,
+            late=late,
         )
         match = {} if spec.proxied else {"transport_protocol": "raw_buffer", "application_protocols": list(PLAIN_HTTP)}
         chains.append(chain("", [http], match))

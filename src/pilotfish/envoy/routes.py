@@ -178,7 +178,7 @@ def _route(
         fields["stat_prefix"] = match.stat_prefix
     overrides: dict[str, Fields] = {}
     if rule.redirect is not None:
-        fields["redirect"] = _redirect(rule.redirect)
+        fields["redirect"] = _redirect(rule.redirect, port)
     elif rule.direct_response is not None:
         fields["direct_response"] = {"status": rule.direct_response.status}
         body = rule.direct_response.body
@@ -503,7 +503,7 @@ def hash_policy(db: Db, to: Target) -> list[Fields]:
 # What is not a route to a cluster
 
 
-def _redirect(redirect: HTTPRedirect) -> Fields:
+def _redirect(redirect: HTTPRedirect, listener_port: int) -> Fields:
     fields: Fields = {}
     codes = {0: "MOVED_PERMANENTLY", 301: "MOVED_PERMANENTLY", 302: "FOUND", 303: "SEE_OTHER"}
     codes |= {307: "TEMPORARY_REDIRECT", 308: "PERMANENT_REDIRECT"}
@@ -518,10 +518,12 @@ def _redirect(redirect: HTTPRedirect) -> Fields:
         fields["host_redirect"] = redirect.authority
     if redirect.scheme:
         fields["scheme_redirect"] = redirect.scheme
-    if redirect.port:
-        fields["port_redirect"] = redirect.port
-    elif redirect.derive_port is RedirectPortSelection.FROM_PROTOCOL_DEFAULT and redirect.scheme:
-        fields["port_redirect"] = 443 if redirect.scheme == "https" else 80
+    port = redirect.port
+    if not port and redirect.derive_port is RedirectPortSelection.FROM_REQUEST_PORT:
+        port = listener_port
+    scheme = redirect.scheme or ("https" if listener_port == 443 else "http")
+    if port and (scheme, port) not in (("http", 80), ("https", 443)):  # what goes without saying is not said
+        fields["port_redirect"] = port
     return fields
 
 

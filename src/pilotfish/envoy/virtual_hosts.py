@@ -72,7 +72,7 @@ def domains(db: Db, namespace: str, key: ServiceKey) -> tuple[str, ...]:
 def _host_domains(host: str, namespace: str, domain: str) -> Iterator[str]:
     yield host
     ref = services.kubernetes_ref(host, domain)
-    if not host.startswith("*"):
+    if host != "*":
         yield f"{host}."  # fully qualified, as some resolvers leave it
     if ref is not None:
         if ref.namespace == namespace:
