@@ -237,14 +237,14 @@ def test_a_real_prometheus_gives_the_same(cluster: Cluster) -> None:
     requests(cluster, 60, "more", "late")
     sent += 60
 
-    def counted(console: str, least: float) -> dict[str, Any] | None:
+    def counted(console: str, least: float, most: float) -> dict[str, Any] | None:
         row = seen(console)
-        return row if row is not None and row["requests"] * 300 >= least and row["p50"] is not None else None
+        fits = row is not None and least <= row["requests"] * 300 <= most
+        return row if row is not None and fits and row["p50"] is not None else None
 
-    own = wait_until(lambda: counted("istio-system", sent), "the console has counted", 60)
-    other = wait_until(lambda: counted("second", 55), "Prometheus has counted", 60)
-    assert round(own["requests"] * 300) == sent
-    assert 55 <= other["requests"] * 300 <= sent * 1.1
+    own = wait_until(lambda: counted("istio-system", sent - 0.5, sent + 0.5), f"the console has counted {sent}", 60)
+    # Prometheus extrapolates, the less the more often it has scraped.
+    other = wait_until(lambda: counted("second", 55, sent * 1.1), f"Prometheus has counted about {sent}", 90)
     assert own["codes"].keys() == other["codes"].keys() == {"200"}
     assert own["errors"] == other["errors"] == 0
     assert other["p50"] <= other["p99"]
