@@ -39,9 +39,15 @@ class Question:
         return self.namespaces is None or namespace in self.namespaces
 
 
+class Later(NamedTuple):
+    """What takes long and needs nothing that changes: it is made in a thread, while proxies are served."""
+
+    make: Callable[[], Any]
+
+
 class Page(NamedTuple):
     make: Callable[[Question], Any]
-    """Text becomes text, all else JSON. Raises PageError."""
+    """Text becomes text, all else (`Later` too) JSON. Raises PageError."""
     help: str
     variants: tuple[tuple[str, str], ...] = ()
     """Query strings that make it another page, with their help."""

@@ -7,6 +7,7 @@ and there only proxies of their own namespace. `ENABLE_DEBUG_ENDPOINT_AUTH=false
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from grpclib import GRPCError, Status
 
 from pilotfish.ca.caller import Authenticator, Caller, UnauthenticatedError
 from pilotfish.daemon.debug.objects import Objects
-from pilotfish.daemon.debug.page import NO_SUCH_PAGE, Page, PageError, Question
+from pilotfish.daemon.debug.page import NO_SUCH_PAGE, Later, Page, PageError, Question
 from pilotfish.daemon.debug.proxies import Proxies
 from pilotfish.daemon.feed import Feed
 from pilotfish.daemon.options import Options
@@ -108,10 +109,8 @@ class Debug:
             found = self.answer(name, Question(request.query, namespaces))
         except PageError as error:
             return web.Response(status=error.status, text=error.text)
-        if isinstance(found, str):
-            return web.Response(text=found)
-        indent = 2 if "pretty" in request.query else None
-        return web.Response(text=json.dumps(found, indent=indent), content_type="application/json")
+        text = await _text(found, 2 if "pretty" in request.query else None)
+        return web.Response(text=text, content_type="text/plain" if text is found else "application/json")
 
     def answer(self, name: str, question: Question) -> Any:
         """A page. Raises PageError."""
@@ -152,10 +151,22 @@ class Debug:
             )
         try:
             found = self.answer(page, Question(dict(parse_qsl(rest, keep_blank_values=True)), namespaces))
-            body = found.encode() if isinstance(found, str) else json.dumps(found).encode()
+            body = (await _text(found)).encode()
         except PageError as error:
             body = error.text.encode()
         return request.type_url, [(names[0], DEBUG_TYPE, body)]
+
+
+async def _text(found: Any, indent: int | None = None) -> str:
+    """Text as it is, all else as JSON."""
+    if isinstance(found, str):
+        return found
+
+    def make() -> str:
+        return json.dumps(found.make() if isinstance(found, Later) else found, indent=indent)
+
+    # Large meshes have large pages, and no proxy should wait for one.
+    return await asyncio.to_thread(make)
 
 
 def _is_loopback(address: str) -> bool:

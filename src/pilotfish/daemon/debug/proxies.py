@@ -6,25 +6,24 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf import json_format
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pilotfish import api
 from pilotfish.daemon.backend import SHORT, ProxySource
-from pilotfish.daemon.debug import registry
-from pilotfish.daemon.debug.page import NO_PROXY_GIVEN, NOT_CONNECTED, Object, Page, PageError, Question
+from pilotfish.daemon.debug import dump, registry
+from pilotfish.daemon.debug.page import NO_PROXY_GIVEN, NOT_CONNECTED, Later, Object, Page, PageError, Question
 from pilotfish.daemon.options import Options
 from pilotfish.envoy import Compiler, inbound, proto
-from pilotfish.envoy.resource import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, SECRET, field
+from pilotfish.envoy.resource import field
 from pilotfish.mesh import config as mesh_config
 from pilotfish.mesh import destination_rules, inputs, telemetry, visibility
 from pilotfish.mesh.proxies import View, scope
 from pilotfish.mesh.services import ServiceKey, service
 from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.service import DebugResource
-from pilotfish.xds.session import ABSENT, Watch
+from pilotfish.xds.session import Watch
 
-ADMIN = "type.googleapis.com/envoy.admin.v3."
 _CLIENT_CONFIG = "type.googleapis.com/envoy.service.status.v3.ClientConfig"
 _STATUS = {"SYNCED": 1, "NOT_SENT": 2, "STALE": 3, "ERROR": 4}
 _KEPT = "kept"
@@ -134,55 +133,32 @@ class Proxies:
 
     # ------------------------------------------------------------------ configuration
 
-    def config_dump(self, asked: Question) -> Object:
+    def config_dump(self, asked: Question) -> Later:
         if types := [one for one in asked.query.get("types", "").split(",") if one]:
             return self._typed(asked, types)
-        return {"configs": self._dump(asked)}
+        made = self._dump(asked, endpoints="include_eds" in asked.query)
+        return Later(lambda: {"configs": dump.as_json(made)})
 
     def packed_dump(self, asked: Question) -> list[DebugResource]:
         """The parts of the dump as messages, which have no names. Raises PageError."""
-        return [("", *_any(one)) for one in self._dump(asked)]
-
-    def _dump(self, asked: Question) -> list[Object]:
-        connection = self._one(asked)
-        version = {"versionInfo": str(self._fleet.state)}
-
-        def dump(kind: str, **fields: object) -> Object:
-            return {"@type": ADMIN + kind, **{key: value for key, value in fields.items() if value}}
-
-        def listed(type_url: str, key: str) -> list[Object]:
-            return [{**version, key: one} for one in _held(connection, type_url)]
-
-        listeners = [
-            {"name": one.get("name", ""), "activeState": {**version, "listener": one}}
-            for one in _held(connection, LISTENER)
-        ]
-        endpoints = [dump("EndpointsConfigDump", dynamicEndpointConfigs=listed(ENDPOINT, "endpointConfig"))]
         return [
-            dump("BootstrapConfigDump"),
-            dump(
-                "ClustersConfigDump",
-                **version,
-                dynamicActiveClusters=[{"cluster": one} for one in _held(connection, CLUSTER)],
-            ),
-            *(endpoints if "include_eds" in asked.query else ()),
-            dump("ListenersConfigDump", **version, dynamicListeners=listeners),
-            dump("ScopedRoutesConfigDump"),
-            dump("RoutesConfigDump", dynamicRouteConfigs=listed(ROUTE, "routeConfig")),
-            dump("SecretsConfigDump", dynamicActiveSecrets=[{**version, **one} for one in _secrets(connection)]),
-            dump("EcdsConfigDump", ecdsFilters=listed(EXTENSION, "ecdsFilter")),
+            ("", proto.TYPE_URL + one.DESCRIPTOR.full_name, one.SerializeToString(deterministic=True))
+            for one in self._dump(asked, endpoints=False)
         ]
 
-    def _typed(self, asked: Question, short: Iterable[str]) -> Object:
+    def _dump(self, asked: Question, *, endpoints: bool) -> list[Message]:
+        return dump.parts(self._one(asked), str(self._fleet.state), endpoints=endpoints)
+
+    def _typed(self, asked: Question, short: Iterable[str]) -> Later:
         """The plain resources of some types."""
         connection = self._one(asked)
-        urls = [url for url, name in SHORT.items() if name in short]
         found = [
             one
-            for url in urls
-            for one in ((two["secret"] for two in _secrets(connection)) if url == SECRET else _held(connection, url))
+            for url, name in SHORT.items()
+            if name in short
+            for one in dump.decoded(url, (body for _, body in dump.held(connection, url)))
         ]
-        return {"configs": found} if found else {}
+        return Later(lambda: {"configs": dump.as_json(found)} if found else {})
 
     # ------------------------------------------------------------------ the mesh as a proxy sees it
 
@@ -302,13 +278,6 @@ def _clients(rows: list[Object]) -> Object:
     return {"totalClients": len(rows), **({"clients": rows} if rows else {})}
 
 
-def _any(config: Object) -> tuple[str, bytes]:
-    type_url = str(config["@type"])
-    fields = {key: value for key, value in config.items() if key != "@type"}
-    made = proto.from_dict(type_url.removeprefix(proto.TYPE_URL), fields)
-    return type_url, made.SerializeToString(deterministic=True)
-
-
 def _client_config(connection: Connection, cluster: str) -> bytes:
     """One row of `istioctl proxy-status`.
 
@@ -339,35 +308,3 @@ def _client_config(connection: Connection, cluster: str) -> bytes:
             row.append(field(8, field(2, updated) + field(3, watch.last_error.encode())))
         parts.append(field(3, b"".join(row)))
     return b"".join(parts)
-
-
-def _held(connection: Connection, type_url: str) -> list[Object]:
-    """The resources of a type that the proxy has, as JSON."""
-    watch = connection.session.watches.get(type_url)
-    if watch is None:
-        return []
-    source = connection.source
-    every = source.every(type_url) if watch.wildcard else {}
-    found = []
-    for name, version in watch.held.items():
-        one = every.get(name) or source.one(type_url, name)
-        if one is not None and version != ABSENT:
-            found.append(_json(type_url, one.body))
-    return found
-
-
-def _json(type_url: str, body: bytes) -> Object:
-    message = proto.decode(type_url.removeprefix(proto.TYPE_URL), body)
-    made: Object = json_format.MessageToDict(message, descriptor_pool=proto.pool())
-    return {"@type": type_url, **made}
-
-
-def _secrets(connection: Connection) -> list[Object]:
-    """Private keys are never shown."""
-    found = []
-    for one in _held(connection, SECRET):
-        certificate = one.get("tlsCertificate")
-        if certificate and "privateKey" in certificate:
-            certificate["privateKey"] = {"inlineBytes": "W3JlZGFjdGVkXQ=="}
-        found.append({"name": one.get("name", ""), "secret": one})
-    return found
