@@ -86,6 +86,8 @@ async def collector(options: Options) -> AsyncIterator[Running]:
         running.receive_port = await _serve(spans, options.address, options.receive_port, stack)
         running.otlp_port = await _serve_grpc(receiver.trace_service(), options.address, options.otlp_port, stack)
         ports = (running.port, running.receive_port, running.otlp_port)
+        if options.auth == "anonymous":
+            _log.info("no login: whoever can connect to %s sees everything", options.address)
         _log.info("listening on ports %d (API), %d (spans by HTTP) and %d (spans by gRPC)", *ports)
         yield running
 
