@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pilotfish.agent.options import Options
 
 UNKNOWN, LATEST, DROP = "unknown", "latest", "~"
-_LINE = re.compile(r"^envoy_istio_(\w+?)(_bucket|_sum|_count)?\{(.*)\} (\S+)$")
+PREFIX = "envoy_istio_"
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)",?')
 SPECIAL = {
     "block_all": "BlackHoleCluster",
@@ -48,11 +48,14 @@ DESTINATION = (
     "destination_cluster",
 )
 _RAW = ("peer", "principal", "service", "messages", "connection")
-OPEN = {"tcp_sent_bytes_open": "tcp_sent_bytes_total", "tcp_received_bytes_open": "tcp_received_bytes_total"}
+OPEN = {
+    "istio_tcp_sent_bytes_open": "istio_tcp_sent_bytes_total",
+    "istio_tcp_received_bytes_open": "istio_tcp_received_bytes_total",
+}
 """Bytes of single connections that are open, and the metric in which they count."""
 EXPIRED = "pilotfish_series_expired_total"
 """How many of Envoy's series were there at one scrape and not at the next."""
-MESSAGES = {"request_messages_total": 0, "response_messages_total": 1}
+MESSAGES = {"istio_request_messages_total": 0, "istio_response_messages_total": 1}
 """Metrics that count streams by their messages, and which of the two numbers is theirs."""
 
 
@@ -172,25 +175,21 @@ def _service(raw: Mapping[str, str], own: Workload, destination: Workload, inbou
     }
 
 
-Place = tuple[str, str]
-"""A line of the page that is made: its metric, and name with labels."""
-
-
 @dataclass(slots=True)
 class _Page:
-    """One of Envoy's pages, read."""
+    """One of Envoy's pages, read. A line is split into head (`name{labels`) and tail (`} 5`, or `,le="10"} 5`): all
+    lines of a histogram share the work on their head."""
 
     others: list[str] = field(default_factory=list)
     """Lines that are not about Istio's metrics."""
     kinds: dict[str, str] = field(default_factory=dict)
-    series: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By metric, then by line. What comes to the same line is added up: Prometheus takes each only once."""
-    first: dict[str, str] = field(default_factory=dict)
-    """Envoy's line for each of these, the first one of several."""
-    parts: dict[Place, dict[str, float]] = field(default_factory=dict)
-    """Where several came to one line: their values."""
-    open: dict[Place, float] = field(default_factory=dict)
-    """Bytes of connections that are open."""
+    metrics: dict[str, dict[str, dict[str, list[str]]]] = field(default_factory=dict)
+    """By metric and Istio's head: Envoy's heads with their tails. When several of Envoy's become one of Istio's, they
+    are added up: Prometheus takes each line only once."""
+    factors: dict[str, int] = field(default_factory=dict)
+    """Of Envoy's heads: what one counts, where that is not one."""
+    open: dict[str, float] = field(default_factory=dict)
+    """By Istio's head: bytes of connections that are open."""
     seen: set[int] = field(default_factory=set)
     """Envoy's counters and histograms."""
 
@@ -204,6 +203,10 @@ class _Sum:
     """What those had counted that Envoy has forgotten since."""
     shown: float = 0.0
 
+    @property
+    def counted(self) -> float:
+        return sum(self.parts.values())
+
 
 class Pages:
     """Envoy's pages made Istio's, one after the other.
@@ -215,7 +218,8 @@ class Pages:
 
     def __init__(self, own: Workload) -> None:
         self._own = own
-        self._sums: dict[Place, _Sum] = {}
+        self._sums: dict[str, dict[str, _Sum]] = {}
+        """By head and tail; only those that need their past."""
         self._seen: set[int] = set()
         self._expired = 0
 
@@ -223,96 +227,101 @@ class Pages:
         """The whole page. To be called in the order in which Envoy made them; a page that is not `whole`, because only
         a part was asked for, tells nothing about what is gone."""
         found = _read(page, self._own)
-        for place in found.parts.keys() | found.open.keys() | self._sums.keys():
-            self._add_up(place, found, whole=whole)
         if whole:
             self._expired += len(self._seen - found.seen)
             self._seen = found.seen
-        lines = found.others
+        lines, kept = found.others, {}
         lines.append(f"# TYPE {EXPIRED} counter\n{EXPIRED} {self._expired}")
-        for name, values in found.series.items():
-            if not values:
-                continue
+        for name, heads in found.metrics.items():
             lines.append(f"# TYPE {name} {found.kinds.get(name, 'counter')}")
-            lines += [f"{key} {_number(value)}" for key, value in values.items()]
+            for head, members in heads.items():
+                if len(members) == 1 and head not in self._sums and head not in found.open:
+                    [(raw, tails)] = members.items()
+                    if raw not in found.factors:
+                        lines += [head + tail for tail in tails]
+                        continue
+                sums = self._add_up(head, members, found, whole=whole)
+                lines += [f"{head}{tail} {_number(one.shown)}" for tail, one in sums.items()]
+                past = {t: o for t, o in sums.items() if head in found.open or len(o.parts) > 1 or o.shown != o.counted}
+                if past:
+                    kept[head] = past
+        if whole:
+            self._sums = kept
         return "\n".join(lines) + "\n"
 
-    def _add_up(self, place: Place, found: _Page, *, whole: bool) -> None:
-        """Put the value of one line that is or was a sum into the page."""
-        name, key = place
-        values, before = found.series.setdefault(name, {}), self._sums.get(place, _Sum())
-        parts = found.parts.get(place) or ({_identity(found.first[key]): values[key]} if key in values else {})
-        if not parts and place not in found.open:
+    def _add_up(self, head: str, members: Mapping[str, list[str]], found: _Page, *, whole: bool) -> dict[str, _Sum]:
+        """The lines of one head, by tail."""
+        parts: dict[str, dict[str, float]] = {"}": {}} if head in found.open else {}
+        for raw, tails in members.items():
+            for line in tails:
+                tail, _, value = line.rpartition(" ")
+                parts.setdefault(tail, {})[raw] = float(value) * found.factors.get(raw, 1)
+        past, result = self._sums.get(head, {}), {}
+        for tail, its in parts.items():
+            before = past.get(tail, _Sum())
+            gone = before.gone
             if whole:
-                del self._sums[place]
-            return
-        gone = before.gone
-        if whole:
-            gone += sum(value for one, value in before.parts.items() if parts.get(one, -1.0) < value)
-        counted = sum(parts.values())
-        # A connection that ends between the reading of counters and of gauges is in neither: hence the maximum.
-        total = values[key] = max(gone + counted + found.open.get(place, 0.0), before.shown)
-        if not whole:
-            return
-        if len(parts) > 1 or place in found.open or total != counted:
-            self._sums[place] = _Sum(parts, gone, total)
-        else:
-            self._sums.pop(place, None)
+                gone += sum(value for raw, value in before.parts.items() if its.get(raw, -1.0) < value)
+            # A connection that ends between the reading of counters and of gauges is in neither: hence the maximum.
+            total = max(gone + sum(its.values()) + found.open.get(head, 0.0), before.shown)
+            result[tail] = _Sum(its, gone, total)
+        return result
 
 
 def _read(page: str, own: Workload) -> _Page:
     found = _Page()
-    # All lines of a histogram, and those of other metrics, have the same tags.
-    known: dict[tuple[str, bool], tuple[str, Mapping[str, str]]] = {}
+    labels: dict[tuple[str, bool], tuple[str, Mapping[str, str]]] = {}
+    last, tails = "", []
     for line in page.splitlines():
-        if line.startswith("# TYPE envoy_istio_"):
-            _, _, name, kind = line.split(" ", 3)
-            found.kinds[name.removeprefix("envoy_")] = kind
+        if not line.startswith(PREFIX):
+            if line.startswith(f"# TYPE {PREFIX}"):
+                _, _, name, kind = line.split(" ", 3)
+                found.kinds[name.removeprefix("envoy_")] = kind
+            else:
+                found.others.append(line)
             continue
-        match = _LINE.match(line) if line.startswith("envoy_istio_") else None
-        if match is None:
-            found.others.append(line)
-            continue
-        metric, suffix, tags, value = match.groups()
-        if suffix not in ("_bucket", "_sum") and metric not in OPEN:
-            found.seen.add(hash((metric, tags)))
-        tcp, bound = metric.startswith("tcp_"), ""
-        if suffix == "_bucket":
-            tags, _, bound = tags.rpartition('le="')
-        if (made := known.get((tags, tcp))) is None:
-            raw = dict(_LABEL.findall(tags))
-            labels = standard_labels(raw, own, tcp=tcp)
-            made = known[tags, tcp] = ",".join(f'{name}="{text}"' for name, text in labels.items()), raw
-        text = f'{made[0]},le="{bound}' if bound else made[0]
-        name = f"istio_{OPEN.get(metric, metric)}"
-        key = f"{name}{suffix or ''}{{{text}}}"
-        number = float(value) * _messages(metric, made[1])
-        if metric in OPEN:
-            found.open[name, key] = found.open.get((name, key), 0.0) + number
-            continue
-        values = found.series.setdefault(name, {})
-        if key not in values:
-            values[key] = number
-            found.first[key] = line
-            continue
-        parts = found.parts.setdefault((name, key), {})
-        if not parts:
-            parts[_identity(found.first[key])] = values[key]
-        parts[_identity(line)] = number
-        values[key] += number
+        brace = line.index("{")
+        end = line.rindex(',le="') if line.startswith("_bucket", brace - 7) else line.rindex("}")
+        if (raw := line[:end]) != last:
+            last, tails = raw, _tails(found, labels, raw, brace, own)
+        tails.append(line[end:])
+    for name, heads in found.metrics.items():
+        if name in OPEN:
+            for head, members in heads.items():
+                found.open[head.replace(name, OPEN[name], 1)] = sum(
+                    float(tail.rpartition(" ")[2]) for tails in members.values() for tail in tails
+                )
+    for name in OPEN:
+        found.metrics.pop(name, None)
+    for head in found.open:
+        found.metrics.setdefault(head.partition("{")[0], {}).setdefault(head, {})
     return found
 
 
-def _identity(line: str) -> str:
-    return line[: line.rindex(" ")]
+def _tails(
+    found: _Page, known: dict[tuple[str, bool], tuple[str, Mapping[str, str]]], raw: str, brace: int, own: Workload
+) -> list[str]:
+    """Where the tails of one of Envoy's heads go."""
+    name, tags = raw[len("envoy_") : brace], raw[brace + 1 :]
+    metric = name
+    for suffix in ("_bucket", "_sum", "_count"):
+        metric = metric.removesuffix(suffix)
+    tcp = metric.startswith("istio_tcp_")
+    if (made := known.get((tags, tcp))) is None:
+        its = dict(_LABEL.findall(tags))
+        text = ",".join(f'{label}="{value}"' for label, value in standard_labels(its, own, tcp=tcp).items())
+        made = known[tags, tcp] = text, its
+    if metric == name or name.endswith("_count"):
+        if metric not in OPEN:
+            found.seen.add(hash(raw))
+        if metric in MESSAGES:
+            found.factors[raw] = _messages(metric, made[1])
+    return found.metrics.setdefault(metric, {}).setdefault(f"{name}{{{made[0]}", {}).setdefault(raw, [])
 
 
 def _messages(metric: str, raw: Mapping[str, str]) -> int:
-    """How often a stream counts: once, or as many times as it had messages."""
-    which = MESSAGES.get(metric)
-    if which is None:
-        return 1
-    found = raw.get("messages", "").partition(",")[2 * which]
+    """As how many a stream counts: its messages in the direction of the metric."""
+    found = raw.get("messages", "").partition(",")[2 * MESSAGES[metric]]
     return int(found) if found.isdecimal() else 0
 
 
