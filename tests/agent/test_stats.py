@@ -97,7 +97,7 @@ envoy_istio_request_bytes_sum{reporter="source",service=""} 1.5
 
 def test_page() -> None:
     """One family is one block, series that become equal are added up, Envoy's own metrics stay as they are."""
-    page = Pages(OWN).rewrite(PAGE)
+    page = Pages(OWN).rewrite(PAGE).decode()
     assert page.count("# TYPE istio_requests_total counter") == 1
     series = [line for line in page.splitlines() if line.startswith("istio_requests_total{")]
     assert len(series) == 1
@@ -122,7 +122,7 @@ def test_messages_of_grpc_streams() -> None:
     for family in ("request", "response"):
         for messages, streams in (("1,1", 5), ("1,0", 2), ("13,7", 1), ("-", 4)):
             page += f'envoy_istio_{family}_messages_total{{{tags},messages="{messages}"}} {streams}\n'
-    lines = [line for line in Pages(OWN).rewrite(page).splitlines() if line.startswith("istio_")]
+    lines = [line for line in Pages(OWN).rewrite(page).decode().splitlines() if line.startswith("istio_")]
     assert [line.split("{")[0] for line in lines] == ["istio_request_messages_total", "istio_response_messages_total"]
     assert [line.rpartition(" ")[2] for line in lines] == ["20", "12"]
     assert all("messages=" not in line.partition("{")[2] for line in lines)
@@ -147,7 +147,7 @@ def test_sums_do_not_fall() -> None:
             name = messages.removeprefix("m")
             page += f'envoy_istio_request_messages_total{{{tags},messages="{name},1"}} {count}\n'
         found = {}
-        for line in pages.rewrite(page).splitlines():
+        for line in pages.rewrite(page).decode().splitlines():
             if not line.startswith("#"):
                 found[line.partition("{")[0].partition(" ")[0]] = float(line.rpartition(" ")[2])
         return found
@@ -168,7 +168,7 @@ def test_part_of_a_page() -> None:
     """A page of which only a part was asked for shows its series as the whole does, and nothing counts as expired."""
     pages, line = Pages(OWN), 'envoy_istio_requests_total{reporter="source",service="%s",response_code="200"} %d\n'
     pages.rewrite(line % ("allow_any", 5) + line % ("PassthroughCluster", 2))
-    part = pages.rewrite(line % ("allow_any", 5), whole=False)
+    part = pages.rewrite(line % ("allow_any", 5), whole=False).decode()
     assert part.count("} 7\n") == 1
     assert "pilotfish_series_expired_total 0\n" in part
 
@@ -183,7 +183,7 @@ def test_open_connections() -> None:
         page = "" if closed is None else f"envoy_istio_tcp_sent_bytes_total{{{tags}}} {closed}\n"
         for name, count in connections.items():
             page += f'envoy_istio_tcp_sent_bytes_open{{{tags},connection="{name}"}} {count}\n'
-        lines = [line for line in pages.rewrite(page).splitlines() if line.startswith("istio_")]
+        lines = [line for line in pages.rewrite(page).decode().splitlines() if line.startswith("istio_")]
         assert len(lines) < 2
         assert all("connection=" not in line for line in lines)
         return lines[0].rpartition(" ")[2] if lines else ""

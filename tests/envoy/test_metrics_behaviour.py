@@ -34,7 +34,7 @@ class Metrics:
 
     async def page(self) -> list[tuple[str, Mapping[str, str], float]]:
         """Name, labels and value of every series."""
-        text = self._pages.rewrite(await self._envoy.ask("/stats/prometheus"))
+        text = self._pages.rewrite(await self._envoy.ask("/stats/prometheus")).decode()
         return [
             (match[1], dict(re.findall(r'(\w+)="([^"]*)"', match[2] or "")), float(match[3]))
             for line in text.splitlines()

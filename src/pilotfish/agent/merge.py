@@ -55,15 +55,21 @@ class EnvoyMetrics:
         """None when Envoy does not answer."""
         url = self._admin + (f"?{query}" if query else "")
         try:
-            # One at a time: pages have to come in order.
-            async with asyncio.timeout(timeout), self._turn:
-                answer = await fetch(url, timeout=timeout, limit=MAX_PAGE)
-                if answer.status != 200:
-                    return None
-                return self._pages.rewrite(answer.body.decode(errors="replace"), whole=not query).encode()
+            async with asyncio.timeout(timeout):
+                await self._turn.acquire()
+        except TimeoutError:
+            return None
+        try:  # one at a time: pages have to come in order
+            answer = await fetch(url, timeout=timeout, limit=MAX_PAGE)
+            if answer.status != 200:
+                return None
+            # A page at the limits takes seconds, in which probes want their answers.
+            return await asyncio.to_thread(self._pages.rewrite, answer.body.decode(errors="replace"), whole=not query)
         except (OSError, TimeoutError, TooLargeError) as error:
             log.debug("no metrics from Envoy: %s", error)
             return None
+        finally:
+            self._turn.release()
 
     async def __call__(self, request: Request) -> Response:
         if not request.path.startswith("/stats/prometheus"):

@@ -223,17 +223,17 @@ class Pages:
         self._seen: set[int] = set()
         self._expired = 0
 
-    def rewrite(self, page: str, *, whole: bool = True) -> str:
+    def rewrite(self, page: str, *, whole: bool = True) -> bytes:
         """The whole page. To be called in the order in which Envoy made them; a page that is not `whole`, because only
         a part was asked for, tells nothing about what is gone."""
         found = _read(page, self._own)
         if whole:
             self._expired += len(self._seen - found.seen)
             self._seen = found.seen
-        lines, kept = found.others, {}
-        lines.append(f"# TYPE {EXPIRED} counter\n{EXPIRED} {self._expired}")
+        kept = {}
+        blocks = [_block([*found.others, f"# TYPE {EXPIRED} counter", f"{EXPIRED} {self._expired}"])]
         for name, heads in found.metrics.items():
-            lines.append(f"# TYPE {name} {found.kinds.get(name, 'counter')}")
+            lines = [f"# TYPE {name} {found.kinds.get(name, 'counter')}"]
             for head, members in heads.items():
                 if len(members) == 1 and head not in self._sums and head not in found.open:
                     [(raw, tails)] = members.items()
@@ -245,9 +245,10 @@ class Pages:
                 past = {t: o for t, o in sums.items() if head in found.open or len(o.parts) > 1 or o.shown != o.counted}
                 if past:
                     kept[head] = past
+            blocks.append(_block(lines))  # bytes are much smaller than lines
         if whole:
             self._sums = kept
-        return "\n".join(lines) + "\n"
+        return b"".join(blocks)
 
     def _add_up(self, head: str, members: Mapping[str, list[str]], found: _Page, *, whole: bool) -> dict[str, _Sum]:
         """The lines of one head, by tail."""
@@ -266,6 +267,11 @@ class Pages:
             total = max(gone + sum(its.values()) + found.open.get(head, 0.0), before.shown)
             result[tail] = _Sum(its, gone, total)
         return result
+
+
+def _block(lines: list[str]) -> bytes:
+    lines.append("")
+    return "\n".join(lines).encode()
 
 
 def _read(page: str, own: Workload) -> _Page:
