@@ -46,7 +46,10 @@ def to(subset: str, weight: int | None = None) -> str:
 
 
 def test_installed_objects_and_injected_pods(mesh: Mesh) -> None:
-    """CRDs, the control plane's objects, and pods with application and proxy, by their contract names."""
+    """CRDs, the control plane's objects, and pods with application and proxy, by their contract names.
+
+    The nodes are new enough for the proxy to be a native sidecar.
+    """
     crds = mesh.cluster.kubectl("get", "crd", "-o", "name")
     assert "virtualservices.networking.istio.io" in crds
     assert crds.count("istio.io") >= 15
@@ -54,8 +57,10 @@ def test_installed_objects_and_injected_pods(mesh: Mesh) -> None:
     for part in ("deployment.apps/istiod", "service/istiod", "15010/TCP,15012/TCP,443/TCP,15014/TCP"):
         assert part in listed
     pod = mesh.cluster.get("pod", "-n", BOOKS, mesh.pod("details"))
-    assert [one["name"] for one in pod["spec"]["containers"]] == ["details", "istio-proxy"]
-    assert pod["spec"]["containers"][1]["ports"][0]["name"] == "http-envoy-prom"
+    assert [one["name"] for one in pod["spec"]["containers"]] == ["details"]
+    assert [one["name"] for one in pod["spec"]["initContainers"]] == ["istio-init", "istio-proxy"]
+    assert pod["spec"]["initContainers"][1]["restartPolicy"] == "Always"
+    assert pod["spec"]["initContainers"][1]["ports"][0]["name"] == "http-envoy-prom"
     assert "2/2" in mesh.cluster.kubectl("get", "pod", "-n", BOOKS, mesh.pod("details"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -427,8 +428,10 @@ def test_a_gateway_called_from_inside(mesh: Mesh, shop: Shop) -> None:
 
 
 def test_no_request_is_lost_while_pods_are_replaced(mesh: Mesh, shop: Shop) -> None:
-    """A rolling restart of the called workload under load costs no answer."""
-    mesh.cluster.kubectl("scale", "-n", SHOP, "deploy/httpbin", "--replicas=2")
+    """A rolling restart of the called workload under load costs no answer, when it says from when on it answers."""
+    probed = {"name": "httpbin", "readinessProbe": {"httpGet": {"path": "/get", "port": 80}, "periodSeconds": 1}}
+    patch = {"spec": {"replicas": 2, "template": {"spec": {"containers": [probed]}}}}
+    mesh.cluster.kubectl("patch", "-n", SHOP, "deploy/httpbin", "-p", json.dumps(patch))
     mesh.cluster.ready(SHOP, "httpbin")
     request = f"curl -s --max-time 10 -o /dev/null -w '%{{http_code}}\\n' {HTTPBIN}/get"
     script = f"while [ ! -e /tmp/enough ]; do {request}; done"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
@@ -65,18 +65,22 @@ def _case(part: str) -> Case:
 
 
 @cache
-def config_maps(
-    istioctl: Path, manifests: Path, flags: tuple[str, ...], operator_file: str
-) -> Mapping[str, Mapping[str, str]]:
-    """The ConfigMaps of Istio's control plane, as its test has them: name → data."""
-    settings = [*flags, f"installPackagePath={manifests}", "profile=empty", "components.pilot.enabled=true"]
+def manifests(
+    istioctl: Path, packages: Path, flags: tuple[str, ...], operator_file: str = ""
+) -> tuple[Mapping[str, Any], ...]:
+    """The objects of Istio's control plane, as its tests have them."""
+    settings = [*flags, f"installPackagePath={packages}", "profile=empty", "components.pilot.enabled=true"]
     command = [str(istioctl), "manifest", "generate", *(word for one in settings for word in ("--set", one))]
     if operator_file:
         command += ["-f", operator_file]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    documents = [one for one in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if one]
-    return {one["metadata"]["name"]: one.get("data") or {} for one in documents if one["kind"] == "ConfigMap"}
+    return tuple(one for one in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if one)
+
+
+def config_maps(objects: Iterable[Mapping[str, Any]]) -> Mapping[str, Mapping[str, str]]:
+    """Name → data."""
+    return {one["metadata"]["name"]: one.get("data") or {} for one in objects if one["kind"] == "ConfigMap"}
 
 
 # ------------------------------------------------------------------------------ comparing

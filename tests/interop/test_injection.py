@@ -7,18 +7,20 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.interop.injection import DATA, Case, Object, cases, config_maps, differences, documents, meaning
+from tests.interop.injection import DATA, Case, Object, cases, config_maps, differences, documents, manifests, meaning
 
 from pilotfish.inject import InjectionError, InjectorSettings
 from pilotfish.inject.context import Context
 from pilotfish.inject.manifest import inject_all, read
 from pilotfish.install.charts import render
 from pilotfish.install.operator import plan
+from pilotfish.kube.meta import matches_selector
 
 SOURCE = Path(os.environ.get("PILOTFISH_INTEROP", "")) / "src/istio"
 CASES = cases(SOURCE) if (SOURCE / DATA).is_dir() else []
@@ -88,8 +90,7 @@ def _our_maps(flags: tuple[str, ...], operator_file: str) -> Mapping[str, Mappin
     settings = [re.sub(r"^(components|values)\.cni\.", "values.pilot.cni.", one) for one in flags]
     files = [(operator_file, Path(operator_file).read_text())] if operator_file else []
     found = next(one for one in plan(files, [*settings, "profile=minimal"]).components if one.chart == "istiod")
-    objects = render(found.chart, found.release, found.namespace, found.values)
-    return {one["metadata"]["name"]: one.get("data") or {} for one in objects if one["kind"] == "ConfigMap"}
+    return config_maps(render(found.chart, found.release, found.namespace, found.values))
 
 
 def _merged(base: Object, over: Mapping[str, Any]) -> Object:
@@ -144,5 +145,62 @@ def test_built_in_templates_do_what_istio_does(case: Case) -> None:
 )
 def test_istios_own_templates_give_what_they_give_there(case: Case, programs: Path) -> None:
     """Istio's ConfigMaps as istioctl makes them, its templates rendered and laid over by us: the golden pods."""
-    maps = config_maps(programs / "istioctl", SOURCE / "manifests", case.flags, _operator_file(case))
+    maps = config_maps(manifests(programs / "istioctl", SOURCE / "manifests", case.flags, _operator_file(case)))
     assert not list(_different(case, _injected(case, maps), ISTIO))
+
+
+# ------------------------------------------------------------------------------ which pods are injected, and by whom
+
+NAMES = (None, "enabled", "disabled")
+REVISIONS = (None, "default", "canary", "prod", "other")
+SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "by-default": ("values.sidecarInjectorWebhook.enableNamespacesByDefault=true",),
+    "revision": ("revision=canary",),
+    "tags": ("revision=canary", "values.revisionTags[0]=prod"),
+    "default-tag": ("revision=canary", "values.revisionTags[0]=default"),
+    "both": (
+        "revision=canary",
+        "values.revisionTags[0]=prod",
+        "values.sidecarInjectorWebhook.enableNamespacesByDefault=true",
+    ),
+}
+
+
+def _labels(name: str, value: str | None) -> dict[str, str]:
+    return {} if value is None else {name: value}
+
+
+def _asked(configurations: list[Mapping[str, Any]], namespace: Mapping[str, str], pod: Mapping[str, str]) -> set[str]:
+    """Which of our Services would be asked about a pod, as the API server decides it."""
+    return {
+        webhook["clientConfig"]["service"]["name"]
+        for one in configurations
+        for webhook in one["webhooks"]
+        if matches_selector(webhook.get("namespaceSelector") or {}, namespace)
+        and matches_selector(webhook.get("objectSelector") or {}, pod)
+    }
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_same_pods_are_asked_about(setting: str, programs: Path) -> None:
+    """For every combination of labels of namespace and pod, revisions and tags: the webhooks of both charts ask the
+    same control plane, or none."""
+    flags = SETTINGS[setting]
+    theirs = manifests(programs / "istioctl", SOURCE / "manifests", flags)
+    found = next(one for one in plan([], [*flags, "profile=minimal"]).components if one.chart == "istiod")
+    ours = render(found.chart, found.release, found.namespace, found.values)
+    kind = "MutatingWebhookConfiguration"
+    both = [[one for one in objects if one["kind"] == kind] for objects in (ours, theirs)]
+    assert all(both)
+    different = []
+    for place, name, revision, inject, own in product(
+        ("book", "kube-system"), NAMES, REVISIONS, (None, "true", "false", "maybe"), REVISIONS
+    ):
+        namespace = {"kubernetes.io/metadata.name": place}
+        namespace |= _labels("istio-injection", name) | _labels("istio.io/rev", revision)
+        pod = _labels("sidecar.istio.io/inject", inject) | _labels("istio.io/rev", own)
+        mine, golden = (_asked(one, namespace, pod) for one in both)
+        if mine != golden:
+            different.append((namespace, pod, mine, golden))
+    assert not different

@@ -65,8 +65,8 @@ async def test_a_pod_runs_and_goes(world: World) -> None:
         assert "hello\n" in await asyncio.wait_for(follow, 60)
 
 
-async def _text(session: Any, world: World, name: str) -> str:
-    async with session.get(f"/containerLogs/{world.namespace}/{name}/c", params={"follow": "true"}) as answer:
+async def _text(session: Any, world: World, name: str, container: str = "c") -> str:
+    async with session.get(f"/containerLogs/{world.namespace}/{name}/{container}", params={"follow": "true"}) as answer:
         return str(await answer.text())
 
 
@@ -205,6 +205,36 @@ async def test_hooks(world: World) -> None:
         await asyncio.sleep(0.1)
         await world.delete("p")
         assert await asyncio.wait_for(follow, 60) == "TERM seen after pre\n"
+
+
+async def test_sidecars_end_in_turn_but_hear_of_it_at_once(world: World) -> None:
+    """The preStop hook of a sidecar runs while the application is still ending; its signal comes after that."""
+    volume = {"volumes": [{"name": "e", "emptyDir": {}}]}
+    mounts = {"volumeMounts": [{"name": "e", "mountPath": "/e"}]}
+    wait = "for i in $(seq 100); do [ -e /e/hook ] && break; sleep 0.1; done"
+    await world.pod(
+        "p",
+        terminationGracePeriodSeconds=20,
+        initContainers=[
+            container(
+                "side",
+                "trap 'cat /e/hook /e/main; exit 0' TERM; sleep 100000 & wait",
+                restartPolicy="Always",
+                lifecycle={"preStop": {"exec": {"command": ["sh", "-c", "echo hook > /e/hook"]}}},
+                **mounts,
+            )
+        ],
+        containers=[
+            container("c", f"trap '{wait}; echo main ended > /e/main; exit 0' TERM; sleep 100000 & wait", **mounts)
+        ],
+        **volume,
+    )
+    await world.ready("p")
+    async with world.session() as session:
+        follow = asyncio.create_task(_text(session, world, "p", "side"))
+        await asyncio.sleep(0.1)
+        await world.delete("p")
+        assert await asyncio.wait_for(follow, 60) == "hook\nmain ended\n"
 
 
 async def test_probes_restart_and_gate(world: World) -> None:

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
+from pilotfish.api.errors import DecodeError
+from pilotfish.api.files import load_one
 from pilotfish.errors import UserError
 from pilotfish.inject import InjectionError, InjectorSettings
 from pilotfish.inject.context import Context
 from pilotfish.inject.manifest import inject_all, read
+from pilotfish.inject.native import nodes_allow
+from pilotfish.install.charts import render
+from pilotfish.install.operator import plan
 from pilotfish.kube.client import Client
 from pilotfish.kube.errors import KubeError
-from pilotfish.kube.resources import CONFIG_MAPS
+from pilotfish.kube.resources import CONFIG_MAPS, NODES
 
-Data = Mapping[str, str]
+INJECTOR, MESH = "istio-sidecar-injector", "istio"
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The data of the two ConfigMaps, and whether proxies are init containers that go on running."""
+
+    injector: Mapping[str, str]
+    mesh: Mapping[str, str]
+    native: bool
 
 
 @click.command("kube-inject")
@@ -27,10 +43,13 @@ Data = Mapping[str, str]
 @click.option("-n", "--namespace", default="default", help="Namespace of objects that name none.")
 @click.option("-i", "--istioNamespace", "system", default="istio-system", help="Namespace of the control plane.")
 @click.option("-r", "--revision", default="", help="Revision of the control plane.")
-@click.option("--kubeconfig", type=click.Path(exists=True, path_type=Path), help="Cluster to take the settings from.")
-@click.option("--injectConfigFile", "inject_config", type=click.Path(exists=True, path_type=Path))
-@click.option("--valuesFile", "values", type=click.Path(exists=True, path_type=Path))
-@click.option("--meshConfigFile", "mesh_config", type=click.Path(exists=True, path_type=Path))
+@click.option("--kubeconfig", type=_FILE, help="Cluster to take the settings from.")
+@click.option("--injectConfigMapName", "inject_map", default=INJECTOR, help=f"Instead of {INJECTOR}.")
+@click.option("--meshConfigMapName", "mesh_map", default=MESH, help=f"Instead of {MESH}.")
+@click.option("--injectConfigFile", "inject_config", type=_FILE, help=f"Key config of {INJECTOR}.")
+@click.option("--valuesFile", "values", type=_FILE, help=f"Key values of {INJECTOR}.")
+@click.option("--meshConfigFile", "mesh_config", type=_FILE, help=f"Key mesh of {MESH}.")
+@click.option("--operatorFileName", "operator", type=_FILE, help="IstioOperator to take the settings from.")
 def command(
     filename: Any,
     output: Any,
@@ -38,30 +57,37 @@ def command(
     system: str,
     revision: str,
     kubeconfig: Path | None,
+    inject_map: str,
+    mesh_map: str,
     inject_config: Path | None,
     values: Path | None,
     mesh_config: Path | None,
+    operator: Path | None,
 ) -> None:
     """Inject the sidecar into the workloads of a manifest.
 
-    Settings come from the cluster's ConfigMaps, or from files: with --injectConfigFile, --valuesFile or
-    --meshConfigFile no cluster is asked.
+    Settings come from the cluster's ConfigMaps, from an IstioOperator, or from files: with --operatorFileName,
+    --injectConfigFile, --valuesFile or --meshConfigFile no cluster is asked.
     """
-    if inject_config or values or mesh_config:
-        data: Data = {"config": _text(inject_config), "values": _text(values)}
-        mesh: Data = {"mesh": _text(mesh_config)}
+    native = os.environ.get("ENABLE_NATIVE_SIDECARS") == "true"
+    if operator:
+        given = _from_operator(operator, revision, native)
+    elif inject_config or values or mesh_config:
+        files = {"config": _text(inject_config), "values": _text(values)}
+        given = _Given(files, {"mesh": _text(mesh_config)}, native)
     else:
-        data, mesh = asyncio.run(_from_cluster(kubeconfig, system, revision))
+        suffix = f"-{revision}" if revision not in ("", "default") else ""
+        given = asyncio.run(_from_cluster(kubeconfig, system, inject_map + suffix, mesh_map + suffix))
     try:
-        settings = InjectorSettings.read(data, revision, system)
-        mesh_json = yaml.load(mesh.get("mesh", ""), Loader=yaml.CSafeLoader) or {}
-        documents = read(filename.read(), filename.name)
+        settings = InjectorSettings.read(given.injector, revision, system)
+        mesh = load_one(given.mesh.get("mesh", "")) or {}
 
         def context(pod: dict[str, Any], space: str) -> Context:
-            return Context(pod, space, settings, mesh_json)
+            return Context(pod, space, settings, mesh, native_sidecars=given.native)
 
+        documents = read(filename.read(), filename.name)
         made = list(inject_all(documents, context, namespace, lambda text: click.echo(text, err=True)))
-    except (InjectionError, yaml.YAMLError) as error:
+    except (InjectionError, DecodeError) as error:
         raise UserError(str(error)) from error
     output.write("---\n".join(made))
 
@@ -70,14 +96,29 @@ def _text(path: Path | None) -> str:
     return path.read_text() if path else ""
 
 
-async def _from_cluster(kubeconfig: Path | None, system: str, revision: str) -> tuple[Data, Data]:
-    suffix = f"-{revision}" if revision not in ("", "default") else ""
+def _from_operator(path: Path, revision: str, native: bool) -> _Given:
+    """What our charts make of an IstioOperator."""
+    chosen = plan([(str(path), path.read_text())], (), revision)
+    found = next((one for one in chosen.components if one.chart == "istiod"), None)
+    if found is None:
+        raise UserError(f"{path}: this IstioOperator has no control plane (components.pilot)")
+    objects = render(found.chart, found.release, found.namespace, found.values)
+    maps = {one["metadata"]["name"]: one.get("data") or {} for one in objects if one["kind"] == "ConfigMap"}
+    suffix = f"-{chosen.revision}" if chosen.revision not in ("", "default") else ""
+    return _Given(maps.get(INJECTOR + suffix, {}), maps.get(MESH + suffix, {}), native)
+
+
+async def _from_cluster(kubeconfig: Path | None, system: str, inject_map: str, mesh_map: str) -> _Given:
     try:
         async with Client.from_file(kubeconfig) as client:
-            found = [
-                await client.get(CONFIG_MAPS, name + suffix, system) for name in ("istio-sidecar-injector", "istio")
-            ]
+            injector, mesh = [await client.get(CONFIG_MAPS, name, system) for name in (inject_map, mesh_map)]
+            return _Given(injector.get("data") or {}, mesh.get("data") or {}, await _native(client))
     except KubeError as error:
         raise UserError(f"the injector's settings cannot be read: {error}; is the mesh installed?") from error
-    injector, mesh = (one.get("data") or {} for one in found)
-    return injector, mesh
+
+
+async def _native(client: Client) -> bool:
+    try:
+        return nodes_allow((await client.list(NODES)).items)
+    except KubeError:
+        return False  # whoever may not see nodes gets the form that all of them take

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from pilotfish.api.validation import validate_mesh
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Options
 from pilotfish.inject import InjectionError, InjectorSettings
+from pilotfish.inject.native import nodes_allow
 from pilotfish.kube.client import Client
 from pilotfish.kube.informer import Change, Handler, Informer, Informers
 from pilotfish.kube.meta import matches_labels
@@ -201,7 +201,7 @@ class Feed:
         already, else of all."""
         nodes = self._informers.get(NODES).store
         own = nodes.get("", node) if node else None
-        return all(map(_has_native_sidecars, [own] if own else nodes.values()))
+        return nodes_allow([own] if own else nodes.values())
 
     def proxy_configs(self, namespace: str, labels: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
         """Specs of the ProxyConfig resources for a pod, weakest first: root namespace, namespace, workload."""
@@ -273,16 +273,6 @@ class Feed:
         if use(value):
             self._metrics.push_triggers.inc("global")
             self.on_change()
-
-
-_VERSION = re.compile(r"v?(\d+)\.(\d+)")
-
-
-def _has_native_sidecars(node: Object) -> bool:
-    """Since Kubernetes 1.33 they are no longer a beta feature."""
-    info = (node.get("status") or {}).get("nodeInfo") or {}
-    match = _VERSION.match(str(info.get("kubeletVersion") or ""))
-    return match is not None and (int(match[1]), int(match[2])) >= (1, 33)
 
 
 def _reversed(text: str) -> str:

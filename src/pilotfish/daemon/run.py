@@ -137,7 +137,7 @@ class Daemon:
     def _injection(self, feed: Feed) -> ContextOf:
         """What injection reads, as it stands at each call."""
         options = self.options
-        native = options.environment.get("ENABLE_NATIVE_SIDECARS", "").lower()
+        native = options.environment.get("ENABLE_NATIVE_SIDECARS", "auto").lower()
 
         def context(pod: dict[str, Any], namespace: str, environment: Mapping[str, str]) -> Context:
             settings = feed.injector

@@ -18,7 +18,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,14 +144,22 @@ class ContainerWorker:
             self._event("Normal", "Killing", f"Container {self.name} definition changed, will be restarted")
             self._restart(self._grace(None))
 
-    async def stop(self, deadline: Callable[[], float], changed: Pulse, *, hook: bool = True) -> None:
-        """End for good. `deadline()` is the moment (monotonic) of SIGKILL; `changed` says that it moved."""
+    async def stop(
+        self,
+        deadline: Callable[[], float],
+        changed: Pulse,
+        *,
+        hook: bool = True,
+        after: Sequence[asyncio.Future[None]] = (),
+    ) -> None:
+        """End for good. `deadline()` is the moment (monotonic) of SIGKILL; `changed` says that it moved. The preStop
+        hook runs at once, the signal waits until `after` are done."""
         self._stopping = True
         async with self._starting:  # a start under way comes to its end first
             running = self.running
         if running is not None:
             self._event("Normal", "Killing", f"Stopping container {self.name}")
-            await self._end(running, deadline, changed, hook=hook)
+            await self._end(running, deadline, changed, hook=hook, after=after)
         elif self.task is not None:
             self.task.cancel()
         if self.task is not None:
@@ -523,7 +531,15 @@ class ContainerWorker:
         deadline = time.monotonic() + grace
         self._ending = asyncio.create_task(self._end(running, lambda: deadline, Pulse(), hook=True))
 
-    async def _end(self, running: Running, deadline: Callable[[], float], changed: Pulse, *, hook: bool) -> None:
+    async def _end(
+        self,
+        running: Running,
+        deadline: Callable[[], float],
+        changed: Pulse,
+        *,
+        hook: bool,
+        after: Sequence[asyncio.Future[None]] = (),
+    ) -> None:
         begin = time.monotonic()
         handler = (self.spec.get("lifecycle") or {}).get("preStop")
         least = 0.0
@@ -535,6 +551,11 @@ class ContainerWorker:
                     self._event("Warning", "FailedPreStopHook", f"PreStopHook failed: {check.result().message}")
             else:
                 check.cancel()
+            least = time.monotonic() + _MIN_GRACE
+        if after and not running.exited.done():
+            turn = asyncio.create_task(asyncio.wait(after))
+            await first_of(turn, running.exited)
+            turn.cancel()
             least = time.monotonic() + _MIN_GRACE
         running.kill(self._stop_signal())
         while not running.exited.done():

@@ -12,9 +12,10 @@ Life of a pod:
 4. *Finish.* When no container will run again, the sidecars are ended, last one first, and the pod is Succeeded or
    Failed. It also ends as Failed when `activeDeadlineSeconds` are over (`DeadlineExceeded`).
    Ephemeral containers (`kubectl debug`) run once when they are added, and nothing waits for them.
-5. *Terminate.* On deletion the containers get the grace period together, then the sidecars what is left of it (at
-   least 2 s each), last one first. The final status is written, volumes and namespaces go, and the object is deleted
-   with grace period 0. A pod whose object is gone (forced deletion) is killed without grace.
+5. *Terminate.* On deletion all preStop hooks run at once. The containers get the grace period together, then the
+   sidecars what is left of it (at least 2 s each), last one first. The final status is written, volumes and namespaces
+   go, and the object is deleted with grace period 0. A pod whose object is gone (forced deletion) is killed without
+   grace.
 
 At the start of the node a pod may have been running before: all its processes are gone. Its containers are started
 again with one more restart, as kubelet does after a reboot; if the restart policy is Never the pod is Failed instead.
@@ -307,7 +308,7 @@ class PodWorker:
         self._finished = True
         self._kill_at = time.monotonic() + self._grace()
         await asyncio.gather(*(self._stop(one) for one in self.ephemeral if one.task is not None))
-        await self._stop_sidecars()
+        await self._stop_sidecars([])
         await self._release()
         self.changed()
 
@@ -457,21 +458,20 @@ class PodWorker:
         self._forget(self)
 
     async def _stop_all(self) -> None:
+        """All preStop hooks run at once; sidecars are signalled in turn, when the other containers have ended."""
         workers = [one for one in self.containers if not one.kind_is_sidecar and one.task is not None]
-        if workers:
-            await asyncio.gather(*(self._stop(one) for one in workers))
-        await self._stop_sidecars()
+        await self._stop_sidecars([asyncio.create_task(self._stop(one)) for one in workers])
 
-    async def _stop_sidecars(self) -> None:
+    async def _stop_sidecars(self, ending: list[asyncio.Task[None]]) -> None:
         for one in reversed(self.init):
             if one.kind_is_sidecar and one.task is not None:
-                await self._stop(one)
+                ending.append(asyncio.create_task(self._stop(one, tuple(ending))))
+        await asyncio.gather(*ending)
         for one in self.containers:
             one.never_ran()
 
-    async def _stop(self, worker: ContainerWorker) -> None:
-        least = time.monotonic() + 2.0 if worker.kind_is_sidecar and self._grace() > 0 and self._kill_at > 0 else 0.0
-        await worker.stop(lambda: max(self._kill_at, least if self._kill_at > 0 else 0.0), self._kill_moved)
+    async def _stop(self, worker: ContainerWorker, after: Sequence[asyncio.Future[None]] = ()) -> None:
+        await worker.stop(lambda: self._kill_at, self._kill_moved, after=after)
 
     async def _release(self) -> None:
         """Let go of the namespaces and the volumes."""
