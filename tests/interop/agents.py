@@ -50,9 +50,10 @@ spec:
 """
 
 
-def workload(name: str, **metadata: str) -> str:
-    """An echo with a service account and a Service of its own. `metadata`: the agent's environment."""
-    return _WORKLOAD.replace("NAME", name).replace("CONFIG", json.dumps({"proxyMetadata": metadata}))
+def workload(name: str, config: Mapping[str, Any] | None = None, **metadata: str) -> str:
+    """An echo with a service account and a Service of its own. `config`: its ProxyConfig; `metadata`: the agent's
+    environment."""
+    return _WORKLOAD.replace("NAME", name).replace("CONFIG", json.dumps({**(config or {}), "proxyMetadata": metadata}))
 
 
 @dataclass

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.e2e.harness import fresh, wait_until
@@ -270,6 +271,73 @@ def _certificate(path: Path) -> str:
     files = ["-keyout", f"{path}.key", "-out", f"{path}.pem"]
     subprocess.run(["openssl", *words, *names, *files], check=True, capture_output=True)
     return Path(f"{path}.pem").read_text()
+
+
+FLEET = """
+apiVersion: v1
+kind: Service
+metadata: {name: fleet}
+spec: {selector: {fleet: machines}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadGroup
+metadata: {name: machines}
+spec:
+  metadata: {labels: {fleet: machines}}
+  template: {serviceAccount: machine, ports: {http: 8080}}
+"""
+
+
+def test_machines_register_themselves(town: Town) -> None:
+    """An agent that is told its WorkloadGroup becomes a WorkloadEntry, which Services select. It is an endpoint while
+    its agent finds it healthy, also after the control plane has been replaced, and gone soon after it is."""
+    town.apply(FLEET)
+    ill = "/etc/istio/proxy/ill"
+    probe = {"exec": {"command": ["test", "!", "-e", ill]}, "periodSeconds": 1, "failureThreshold": 1}
+    machine = workload("machine", {"readinessProbe": probe}, ISTIO_META_AUTO_REGISTER_GROUP="machines")
+    town.apply(town.with_istios_agent(machine))
+    town.cluster.ready(NAMESPACE, "machine")
+
+    def entries() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = town.cluster.get("workloadentries", "-n", NAMESPACE)["items"]
+        return found
+
+    def healthy() -> str:
+        conditions = [c for one in entries() for c in (one.get("status") or {}).get("conditions", ())]
+        return next((str(c["status"]) for c in conditions if c["type"] == "Healthy"), "")
+
+    pod = town.cluster.get("pods", "-n", NAMESPACE, "-l", "app=machine")["items"][0]
+    wait_until(lambda: healthy() == "True", "the machine is registered, and healthy", 30)
+    (entry,) = entries()
+    assert entry["metadata"]["name"] == f"machines-{pod['status']['podIP']}"
+    assert entry["metadata"]["ownerReferences"][0]["name"] == "machines"
+    assert entry["spec"]["address"] == pod["status"]["podIP"]
+    assert (entry["spec"]["serviceAccount"], entry["spec"]["labels"]["fleet"]) == ("machine", "machines")
+    town.expect("200", NAMES, "http://fleet/")
+    assert "/sa/machine;" in town.headers(OURS, "http://fleet/")["x-forwarded-client-cert"]
+
+    with Traffic(town, [(THEIRS, "fleet"), (OURS, "fleet")]) as traffic:
+        town.cluster.kubectl("rollout", "restart", "-n", "istio-system", "deploy/istiod")
+        town.cluster.kubectl("rollout", "status", "-n", "istio-system", "deploy/istiod", "--timeout=90s")
+        serving = [one["metadata"]["name"] for one in _control_planes(town)]
+        wait_until(lambda: entries()[0]["metadata"]["annotations"][CONTROLLER] in serving, "it has moved", 60)
+    assert traffic.failures() == {}
+
+    town.run("machine", "touch", ill, container="istio-proxy")
+    wait_until(lambda: healthy() == "False", "the machine is found ill", 30)
+    town.expect("503", NAMES, "http://fleet/")
+    town.cluster.kubectl("delete", "deploy", "-n", NAMESPACE, "machine", "--wait=true")
+    wait_until(lambda: not entries(), "the machine is forgotten", 60)
+    town.delete(FLEET)
+    town.delete(machine)
+
+
+CONTROLLER = "istio.io/workloadController"
+
+
+def _control_planes(town: Town) -> list[dict[str, Any]]:
+    found = town.cluster.get("pods", "-n", "istio-system", "-l", "app=istiod")["items"]
+    return [one for one in found if not one["metadata"].get("deletionTimestamp")]
 
 
 def test_what_people_ask_the_agent(town: Town) -> None:

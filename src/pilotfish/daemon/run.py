@@ -34,6 +34,7 @@ from pilotfish.daemon.http import BUILD, listen, monitoring, readiness
 from pilotfish.daemon.jwks import KeySets
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Address, Options
+from pilotfish.daemon.registration import Registrar
 from pilotfish.daemon.secret_access import SecretAccess
 from pilotfish.daemon.status import StatusWriter
 from pilotfish.daemon.webhook_config import WebhookPatcher
@@ -52,7 +53,7 @@ from pilotfish.mesh.config import Settings, mesh
 from pilotfish.mesh.inputs import Ref
 from pilotfish.mesh.metrics import describe
 from pilotfish.mesh.world import World
-from pilotfish.xds.fleet import Fleet
+from pilotfish.xds.fleet import Connection, Fleet
 from pilotfish.xds.service import DiscoveryService
 
 log = logging.getLogger(__name__)
@@ -122,13 +123,15 @@ class Daemon:
         await feed.start(tasks)
         feed.on_change = self.fleet.changed
         self.compiler.changed()
-        await self._serve_grpc(tasks, client, backend, serving)
+        registrar = Registrar(client, options.namespace, options.pod_name)
+        tasks.create_task(registrar.run(), name="registration")
+        await self._serve_grpc(tasks, client, backend, serving, registrar)
         await self._listen(tasks, webhooks(self.metrics, self._injection(feed)), options.https, serving)
         backend.synced = True  # not before everything listens: whoever is told that we are ready comes at once
         tasks.create_task(KeySets(self.world, self.fleet.changed).run(), name="key sets")
         status = StatusWriter(client, backend.problems)
         self.fleet.after_push = feed.on_problem = status.look
-        duties = {"status": status.run}
+        duties = {"status": status.run, "registrations left behind": registrar.sweep}
         if options.address_ranges:
             duties["addresses"] = AddressWriter(client, feed, options.address_ranges).run
         tasks.create_task(self._lead(client, informers, serving, duties), name="leader election")
@@ -169,7 +172,12 @@ class Daemon:
         tasks.create_task(_until_cancelled(runner.cleanup), name=f"http {address.port}")
 
     async def _serve_grpc(
-        self, tasks: asyncio.TaskGroup, client: Client, backend: MeshBackend, serving: ServingCertificate
+        self,
+        tasks: asyncio.TaskGroup,
+        client: Client,
+        backend: MeshBackend,
+        serving: ServingCertificate,
+        registrar: Registrar,
     ) -> None:
         options = self.options
         trust_domain = self._trust_domain()
@@ -182,9 +190,14 @@ class Daemon:
         identifier = json.dumps({"Component": "istiod", "ID": options.pod_name, "Info": BUILD}, separators=(",", ":"))
         control_plane = proto.encode("envoy.config.core.v3.ControlPlane", {"identifier": identifier})
 
+        def left(connection: Connection) -> None:
+            backend.disconnected(connection)
+            registrar.disconnected(connection)
+
         def discovery(authenticator: Authenticator | None) -> DiscoveryService:
             service = DiscoveryService(self.fleet, backend, authenticator, control_plane)
-            service.on_disconnect = backend.disconnected
+            service.on_connect, service.on_disconnect = registrar.connected, left
+            service.on_health = registrar.reported
             return service
 
         for address, services, tls in (

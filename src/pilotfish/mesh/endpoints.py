@@ -50,7 +50,7 @@ def endpoints(db: Db, namespace: str, host: str, number: int) -> tuple[Endpoint,
     port = found.port(number) if found is not None else None
     if found is None or port is None:
         return ()
-    result = list(_from_slices(db, found, port)) if found.kubernetes else []
+    result = [*_from_slices(db, found, port), *_selected(db, found, port)] if found.kubernetes else []
     for ref in found.entries:
         entry = inputs.SERVICE_ENTRIES(db, ref)
         if entry is not None:
@@ -81,6 +81,17 @@ def _from_slices(db: Db, found: Service, port: Port) -> Iterator[Endpoint]:
                         yield _of_workload(
                             db, workload, found.namespace, address, number, health, one.node, one.hostname
                         )
+
+
+def _selected(db: Db, found: Service, port: Port) -> Iterator[Endpoint]:
+    """WorkloadEntries that the selector of a Kubernetes service fits, beside the pods."""
+    for ref in inputs.WORKLOAD_ENTRIES_IN(db, found.namespace) if found.selector else ():
+        config = inputs.WORKLOAD_ENTRIES(db, ref)
+        if config is None or config.status.get("healthy") is False:
+            continue
+        if workloads.selects(dict(found.selector), pairs({**config.labels, **config.spec.labels})):
+            target = port.target if isinstance(port.target, int) else port.number
+            yield _from_workload_entry(db, found, config.spec, port.name, target, found.namespace, config.name)
 
 
 def _of_workload(

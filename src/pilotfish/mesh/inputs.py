@@ -164,7 +164,10 @@ def _kept_status(config: Config[Any]) -> Mapping[str, Any]:
     if config.kind == "WorkloadEntry":
         conditions = config.status.get("conditions") or ()
         health = [c for c in conditions if c.get("type") == "Healthy"]
-        return {"healthy": health[0].get("status") != "False"} if health else {}
+        if health:
+            return {"healthy": health[0].get("status") != "False"}
+        # Whose agent reports its health is not asked before it has.
+        return {"healthy": False} if config.annotations.get("proxy.istio.io/health-checks-enabled") == "true" else {}
     return {}
 
 

@@ -95,7 +95,10 @@ class DiscoveryService:
     authenticate: Authenticator | None
     control_plane: bytes = b""
     """Serialised `envoy.config.core.v3.ControlPlane`."""
+    on_connect: Callable[[Connection], None] = field(default=lambda _: None)
     on_disconnect: Callable[[Connection], None] = field(default=lambda _: None)
+    on_health: Callable[[Connection, str | None], None] = field(default=lambda _, __: None)
+    """What a proxy's agent says of its workload: what is wrong with it, None when nothing is."""
 
     def __mapping__(self) -> Mapping[str, Handler]:
         def handler(function: Any) -> Handler:
@@ -124,6 +127,7 @@ class DiscoveryService:
         connection = self._admit(stream, caller, node, delta=delta)
         self._take(connection, request)
         self.fleet.add(connection)
+        self.on_connect(connection)
         log.info("%s connected from %s", connection.id, connection.address)
         writer = asyncio.create_task(self._write(stream, connection))
         connection.task = asyncio.current_task()
@@ -216,6 +220,7 @@ class DiscoveryService:
 
     def _take(self, connection: Connection, request: Request) -> None:
         if request.type_url == HEALTH_TYPE:
+            self.on_health(connection, request.error)
             return
         known = connection.session.watches.get(request.type_url)
         answers = known is not None and known.outstanding and request.nonce == known.nonce_sent

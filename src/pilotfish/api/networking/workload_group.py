@@ -85,7 +85,7 @@ class WorkloadGroup(Api, frozen=True):
 
     metadata: TemplateMeta | None = None
     """Labels and annotations for the WorkloadEntries."""
-    template: Annotated[WorkloadTemplate | None, REQUIRED, UNIMPLEMENTED] = None
+    template: Annotated[WorkloadTemplate | None, REQUIRED] = None
     """What the WorkloadEntries have in common; without an address."""
     probe: Annotated[ReadinessProbe | None, UNIMPLEMENTED] = None
     """How an instance's health is checked."""
