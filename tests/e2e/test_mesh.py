@@ -77,6 +77,8 @@ def test_commands_that_users_run_in_the_containers(mesh: Mesh) -> None:
     assert "rbac: debug" in run(*proxy, "request", "POST", "logging?rbac=debug")
     assert "rbac: warning" in run(*proxy, "request", "POST", "logging?rbac=warning")
     assert "command terminated with exit code 1" in run(*proxy, "request", "GET", "nonsense", check=False)
+    names = ("curl", "-sS", "-w", "%{http_code}", "http://127.0.0.1:15020/debug/ndsz")
+    assert run("-n", BOOKS, mesh.pod("details"), "-c", "istio-proxy", "--", *names) == "{}404"
     plane = ("-n", "istio-system", "deploy/istiod", "-c", "discovery", "--", "pilot-discovery")
     assert mesh.pod("details") in run(*plane, "request", "GET", "/debug/syncz")
     assert "404 page not found" in run(*plane, "request", "GET", "/debug/nonsense", check=False)

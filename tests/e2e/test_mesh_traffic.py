@@ -246,6 +246,9 @@ endpoints: [{{address: {name}.{STREET}.svc.cluster.local}}]
 
         wait_until(lambda: [answer("one"), answer("two")] == ["one hello\n", "two hello\n"], "an answer of each")
         assert answer("one") == "one hello\n"
+        asked = ("curl", "-sS", "http://127.0.0.1:15020/debug/ndsz")
+        page = mesh.cluster.kubectl("exec", "-n", SHOP, "deploy/captured", "-c", "istio-proxy", "--", *asked)
+        assert json.loads(page)["table"].keys() >= {"one.outside.test", "two.outside.test"}
 
 
 def test_what_a_sidecar_may_reach(mesh: Mesh, shop: Shop) -> None:

@@ -6,14 +6,20 @@ import json
 import re
 import subprocess
 import tarfile
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from tests.e2e.harness import SAMPLES, CommandError, curl, wait_until
 from tests.e2e.mesh import BOOKS, Mesh, installed
+
+from pilotfish.ca.authority import Authority, key_pem, new_key, utc_now
 
 pytestmark = pytest.mark.xdist_group("interop-istioctl")
 
@@ -137,6 +143,37 @@ def test_proxy_status_from_outside(mesh: Mesh, istioctl: Istioctl) -> None:
     with forwarded(mesh, "istio-system", istiod, 15012) as port:
         text = istioctl("proxy-status", "--xds-address", f"127.0.0.1:{port}", "--insecure")
     assert len(rows(text)) == 8
+
+
+def test_proxy_status_with_a_certificate(mesh: Mesh, istioctl: Istioctl, tmp_path: Path) -> None:
+    """A certificate of the mesh is as good as a token, and istioctl verifies ours. Of another namespace, it shows that
+    namespace's proxies only."""
+    secret = mesh.cluster.get("secret", "-n", "istio-system", "istio-ca-secret")["data"]
+    parts = {name: b64decode(value) for name, value in secret.items()}
+    authority = Authority.load(
+        parts["ca-cert.pem"], parts["ca-key.pem"], b"", parts["root-cert.pem"] or parts["ca-cert.pem"]
+    )
+    istiod = mesh.cluster.get("pods", "-n", "istio-system", "-l", "app=istiod")["items"][0]["metadata"]["name"]
+    for namespace, count in (("istio-system", 7), (BOOKS, 6)):
+        key = new_key()
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        uri = f"spiffe://cluster.local/ns/{namespace}/sa/operator"
+        pem = request.public_bytes(serialization.Encoding.PEM).decode()
+        *chain, trusted = authority.sign_workload(pem, [uri], timedelta(hours=1), utc_now())
+        folder = tmp_path / namespace
+        folder.mkdir()
+        for name, text in (("cert-chain", "".join(chain)), ("key", key_pem(key).decode()), ("root-cert", trusted)):
+            (folder / f"{name}.pem").write_text(text)
+        with forwarded(mesh, "istio-system", istiod, 15012) as port:
+            where = (
+                "--xds-address",
+                f"localhost:{port}",
+                "--cert-dir",
+                str(folder),
+                "--authority",
+                "istiod.istio-system.svc",
+            )
+            assert len(rows(istioctl("proxy-status", *where))) == count + 1
 
 
 def test_proxy_status_compares_a_proxy_with_what_it_should_have(

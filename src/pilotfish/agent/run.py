@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pilotfish.agent.bootstrap import bootstrap
@@ -62,7 +63,8 @@ async def run(options: Options, *, mark: bool = False) -> int:
     metrics = Metrics()
     envoy_metrics = EnvoyMetrics(proxy.admin_port, own_workload(options))
     merged = MergedMetrics(envoy_metrics, options.scrape, metrics)
-    status = HttpServer(Status(proxy, AppProbes(options.probers, options.ip), merged, stop.set))
+    pages = Status(proxy, AppProbes(options.probers, options.ip), merged, stop.set)
+    status = HttpServer(pages)
     secrets = SecretServer(certificates, options.sds_socket)
     async with contextlib.AsyncExitStack() as stack:
         await secrets.start()
@@ -77,13 +79,16 @@ async def run(options: Options, *, mark: bool = False) -> int:
         renewal = asyncio.create_task(certificates.run())
         stack.push_async_callback(_cancel, renewal)
         if options.dns_capture:
-            await _serve_names(options, certificates, stack)
+            pages.names = await _serve_names(options, certificates, stack)
         await proxy.start(write_bootstrap(options, mark=mark))
         metrics.startup_seconds = time.monotonic() - started
         return await _until_end(proxy, stop, renewal)
 
 
-async def _serve_names(options: Options, certificates: Certificates, stack: contextlib.AsyncExitStack) -> None:
+async def _serve_names(
+    options: Options, certificates: Certificates, stack: contextlib.AsyncExitStack
+) -> Callable[[], Mapping[str, tuple[str, ...]]]:
+    """Answer the pod's DNS until the stack ends. Returns what looks into the table of names."""
     from pilotfish.agent.dns import DnsProxy, NameFeed, NameTable  # noqa: PLC0415 (memory: only where it is asked for)
 
     table = NameTable(options.domain)
@@ -95,6 +100,7 @@ async def _serve_names(options: Options, certificates: Certificates, stack: cont
     stack.push_async_callback(server.close)
     feed = asyncio.create_task(NameFeed(options, certificates, table).run())
     stack.push_async_callback(_cancel, feed)
+    return lambda: table.names
 
 
 async def _until_end(proxy: Proxy, stop: asyncio.Event, renewal: asyncio.Task[None]) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from pilotfish.agent.http import Request, Response
 from pilotfish.agent.merge import MergedMetrics
@@ -17,7 +18,8 @@ LOOPBACK = ("127.", "::1", "::ffff:127.")
 
 
 class Status:
-    """`/healthz/ready`, `/stats/prometheus`, `/app-health/...`, and for the pod itself `/quitquitquit` and `/drain`."""
+    """`/healthz/ready`, `/stats/prometheus`, `/app-health/...`, and for the pod itself `/quitquitquit`, `/drain` and
+    `/debug/ndsz`."""
 
     def __init__(self, proxy: Proxy, probes: AppProbes, metrics: MergedMetrics, quit_agent: Callable[[], None]) -> None:
         self._proxy = proxy
@@ -29,7 +31,10 @@ class Status:
             "/metrics": metrics,
             "/quitquitquit": self._quitquitquit,
             "/drain": self._drain,
+            "/debug/ndsz": self._ndsz,
         }
+        self.names: Callable[[], Mapping[str, tuple[str, ...]]] | None = None
+        """What captured DNS answers; None where it is not captured."""
 
     async def __call__(self, request: Request) -> Response:
         page = self._pages.get(request.path)
@@ -51,6 +56,14 @@ class Status:
         log.info("asked to quit")
         asyncio.get_running_loop().call_soon(self._quit)
         return Response(200, b"OK")
+
+    async def _ndsz(self, request: Request) -> Response:
+        if not request.peer.startswith(LOOPBACK):
+            return Response(403, b"only from within the pod\n")
+        if self.names is None:
+            return Response(404, b"{}")
+        table = {name: {"ips": list(ips)} for name, ips in self.names().items()}
+        return Response(200, json.dumps({"table": table}).encode(), {"Content-Type": "application/json"})
 
     async def _drain(self, request: Request) -> Response:
         if refused := _only_the_pod(request):
