@@ -483,6 +483,38 @@ def test_revision_tags(mesh: Mesh, istioctl: Istioctl) -> None:
     assert "prod" not in istioctl("tag", "list")
 
 
+def test_a_second_revision(mesh: Mesh, istioctl: Istioctl) -> None:
+    """Each revision is asked for its own proxies; a tag moves a namespace from one to the other."""
+    cluster = mesh.cluster
+    cluster.pilotfish("install", "-y", "--set", "profile=minimal", "--revision", "canary")
+    try:
+        assert "control plane version" in istioctl("version", "-r", "canary")
+        assert rows(istioctl("proxy-status", "-r", "canary"))[1:] == []
+        assert istioctl("tag", "set", "next", "--revision", "default")
+        assert istioctl("tag", "set", "next", "--revision", "canary", "--overwrite")
+        assert ["next", "canary"] in [line.split() for line in istioctl("tag", "list").splitlines()]
+        assert cluster.pilotfish("tag", "list").stdout.split()[3:5] == ["next", "canary"]
+        cluster.kubectl("create", "namespace", "moved")
+        cluster.kubectl("label", "namespace", "moved", "istio.io/rev=next")
+
+        def moved() -> bool:
+            # The webhook is new: its certificate may come after the first pod.
+            cluster.kubectl("delete", "pod", "-n", "moved", "one", "--ignore-not-found", "--wait=true")
+            cluster.kubectl("run", "-n", "moved", "one", "--image=curlimages/curl", check=False)
+            cluster.kubectl("wait", "-n", "moved", "pod/one", "--for=condition=Ready", "--timeout=30s", check=False)
+            return [line[0] for line in rows(istioctl("proxy-status", "-r", "canary"))[1:]] == ["one.moved"]
+
+        wait_until(moved, "a proxy of the second revision", 90)
+        assert "Clusters Match" in istioctl("proxy-status", "one.moved", "-r", "canary")
+        assert re.search(r"^moved +canary +canary: 1$", istioctl("x", "injector", "list"), re.MULTILINE)
+        assert "Pod Revision: canary" in istioctl("x", "describe", "pod", "one.moved")
+        assert [line[-1] for line in rows(istioctl("remote-clusters", "-r", "canary"))[1:]] == ["canary"]
+    finally:
+        cluster.kubectl("delete", "namespace", "moved", "--ignore-not-found")
+        istioctl("tag", "remove", "next", "-y")
+        cluster.pilotfish("uninstall", "-y", "--revision", "canary")
+
+
 def test_kube_inject(mesh: Mesh, istioctl: Istioctl, tmp_path: Path) -> None:
     """The injector of the cluster is asked for a file's workloads."""
     text = istioctl("kube-inject", "-f", str(SAMPLES / "sleep" / "sleep.yaml"))
