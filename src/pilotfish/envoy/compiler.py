@@ -141,6 +141,8 @@ class Compiler:
         parts = self._parts.get((view, type_url))
         if parts is None:
             return self._compile(view, type_url)
+        if len(parts) == 1:
+            return self._lists[parts[0]].resources
         made = self._joined.get((view, type_url))
         if made is None:
             made = Joined(self._lists[part].resources for part in parts)

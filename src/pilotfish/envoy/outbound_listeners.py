@@ -25,7 +25,7 @@ from pilotfish.mesh import destination_rules, endpoints, names, services, visibi
 from pilotfish.mesh.config import mesh
 from pilotfish.mesh.inputs import VIRTUAL_SERVICES, Ref
 from pilotfish.mesh.ports import Protocol
-from pilotfish.mesh.proxies import View, proxy_config
+from pilotfish.mesh.proxies import View, loopback, proxy_config, wildcard
 from pilotfish.mesh.services import Port, Resolution, Service
 from pilotfish.mesh.visibility import Listener
 from pilotfish.mesh.workloads import selects
@@ -110,46 +110,83 @@ class _Merger:
         )
 
 
-@query
+class Binding(NamedTuple):
+    """What of a sidecar decides which outbound listeners it has."""
+
+    caller: Caller
+    ipv4: bool
+    ipv6: bool
+    captures: bool
+    """Connections are led to it."""
+    unprivileged: bool
+    names: bool
+    """It answers DNS, so services without an address have one."""
+    proxy_port: str
+
+    @classmethod
+    def of(cls, db: Db, view: View) -> Binding:
+        return cls(
+            Caller.of(db, view),
+            view.ipv4,
+            view.ipv6,
+            view.interception != "NONE",
+            view.flag("UNPRIVILEGED_POD") == "true",
+            view.flag("DNS_CAPTURE") == "true",
+            view.flag("HTTP_PROXY_PORT"),
+        )
+
+    @property
+    def wildcard(self) -> str:
+        return wildcard(self.ipv4)
+
+    @property
+    def loopback(self) -> str:
+        return loopback(self.ipv4)
+
+
 def outbound_specs(db: Db, view: View) -> tuple[Spec, ...]:
     """The outbound listeners of a sidecar, but for the capturing one."""
-    caller = Caller.of(db, view)
+    return specs(db, Binding.of(db, view))
+
+
+@query
+def specs(db: Db, at: Binding) -> tuple[Spec, ...]:
+    """The same, for all sidecars that are alike."""
+    caller = at.caller
     merger = _Merger()
     for number_, egress in enumerate(visibility.egress(db, caller.scope)):
-        captured = egress.captured and view.interception != "NONE"
+        captured = egress.captured and at.captures
         before = set(merger.specs)
-        if egress.port and (named := _dedicated(view, egress, captured)) is not None:
+        if egress.port and (named := _dedicated(at, egress, captured)) is not None:
             merger.add(named, egress.protocol)
         for imported in egress.services:
-            for spec, protocol in _service_specs(db, view, caller, number_, egress, imported, captured):
+            for spec, protocol in _service_specs(db, at, number_, egress, imported, captured):
                 merger.add(spec, protocol)
         if egress.port:
             merger.locked |= set(merger.specs) - before
-    specs = [s for s in merger.specs.values() if not s.bound or _may_bind(view, s)]
-    text = view.flag("HTTP_PROXY_PORT")
-    proxy_port = int(text) if text.isdigit() else mesh(db).proxy_http_port
+    found = [s for s in merger.specs.values() if not s.bound or _may_bind(at, s)]
+    proxy_port = int(at.proxy_port) if at.proxy_port.isdigit() else mesh(db).proxy_http_port
     if proxy_port:
-        specs.append(Spec(view.loopback, proxy_port, HTTP_PROXY, (), bound=True, proxied=True))
-    return tuple(specs)
+        found.append(Spec(at.loopback, proxy_port, HTTP_PROXY, (), bound=True, proxied=True))
+    return tuple(found)
 
 
-def _may_bind(view: View, spec: Spec) -> bool:
-    return spec.port not in _RESERVED and not (spec.port < 1024 and view.flag("UNPRIVILEGED_POD") == "true")
+def _may_bind(at: Binding, spec: Spec) -> bool:
+    return spec.port not in _RESERVED and not (spec.port < 1024 and at.unprivileged)
 
 
-def _dedicated(view: View, egress: Listener, captured: bool) -> Spec | None:
+def _dedicated(at: Binding, egress: Listener, captured: bool) -> Spec | None:
     """The listener of an egress entry with an HTTP port: it is there whether or not a service uses it."""
     if not egress.protocol.is_http:
         return None
-    bind = egress.bind or (view.wildcard if captured else view.loopback)
+    bind = egress.bind or (at.wildcard if captured else at.loopback)
     name = bind if bind.startswith("unix://") else str(egress.port)
     return Spec(bind, egress.port, name, (), bound=not captured)
 
 
 def _service_specs(
     db: Db,
-    view: View,
-    caller: Caller,
+    at: Binding,
     number_: int,
     egress: Listener,
     imported: visibility.Imported,
@@ -164,13 +201,13 @@ def _service_specs(
             continue
         if egress.port and port.number != egress.port:
             continue
-        for bind in _binds(db, view, found, port, egress, captured):
+        for bind in _binds(db, at, found, port, egress, captured):
             http = port.protocol.is_http or port.protocol is Protocol.AUTO
-            wild = bind == (view.wildcard if captured else view.loopback)
+            wild = bind == (at.wildcard if captured else at.loopback)
             name = ""
             if http:
                 name = str(port.number) if port.protocol.is_http or wild else f"{found.host}:{port.number}"
-            chains = () if port.protocol.is_http else _chains(db, caller, number_, found, port, wild=wild)
+            chains = () if port.protocol.is_http else _chains(db, at.caller, number_, found, port, wild=wild)
             ranges = tuple(a for a in found.addresses if names.is_cidr(a))
             if ranges and not port.protocol.is_http and wild:
                 chains = tuple(c._replace(ranges=c.ranges or ranges) for c in chains)
@@ -178,25 +215,25 @@ def _service_specs(
             yield Spec(bind, port.number, name, chains, bound=not captured, grpc_web=web), port.protocol
 
 
-def _binds(db: Db, view: View, found: Service, port: Port, egress: Listener, captured: bool) -> tuple[str, ...]:
+def _binds(db: Db, at: Binding, found: Service, port: Port, egress: Listener, captured: bool) -> tuple[str, ...]:
     """The addresses a service port is listened for on."""
     if egress.bind:
         return (egress.bind,)
     if not captured:
-        return (view.loopback,)
+        return (at.loopback,)
     if port.protocol.is_http:
-        return (view.wildcard,)
+        return (at.wildcard,)
     if found.headless and found.kubernetes:
         found_at = endpoints.endpoints(db, found.namespace, found.host, port.number)
-        own = [e.address for e in found_at if (":" in e.address) == (not view.ipv4)]
-        return tuple(dict.fromkeys(own)) or (view.wildcard,)
+        own = [e.address for e in found_at if (":" in e.address) == (not at.ipv4)]
+        return tuple(dict.fromkeys(own)) or (at.wildcard,)
     addresses = found.addresses
-    if not addresses and view.flag("DNS_CAPTURE") == "true":
+    if not addresses and at.names:
         addresses = found.auto_addresses
-    usable = tuple(a for a in addresses if not names.is_cidr(a) and (view.ipv6 if ":" in a else view.ipv4))
+    usable = tuple(a for a in addresses if not names.is_cidr(a) and (at.ipv6 if ":" in a else at.ipv4))
     if any(names.is_cidr(a) for a in addresses):
-        return (*usable, view.wildcard)
-    return usable or (view.wildcard,)
+        return (*usable, at.wildcard)
+    return usable or (at.wildcard,)
 
 
 def _chains(db: Db, caller: Caller, number_: int, found: Service, port: Port, *, wild: bool) -> tuple[Chain, ...]:

@@ -43,6 +43,15 @@ def _metering(extensions: Collection[str] | None) -> Metering:
     return Metering.LOGGER if extensions is None or "envoy.access_loggers.stats" in extensions else Metering.NONE
 
 
+def wildcard(ipv4: bool) -> str:
+    """Where a proxy listens for every address."""
+    return "0.0.0.0" if ipv4 else "::"  # noqa: S104  the listeners of a proxy are for all addresses
+
+
+def loopback(ipv4: bool) -> str:
+    return "127.0.0.1" if ipv4 else "::1"
+
+
 class View(msgspec.Struct, frozen=True, eq=False, weakref=True):
     """What determines a proxy's configuration. Equal views are one object, so that it is a cheap key."""
 
@@ -81,11 +90,11 @@ class View(msgspec.Struct, frozen=True, eq=False, weakref=True):
 
     @property
     def wildcard(self) -> str:
-        return "0.0.0.0" if self.ipv4 else "::"  # noqa: S104  the listeners of a proxy are for all addresses
+        return wildcard(self.ipv4)
 
     @property
     def loopback(self) -> str:
-        return "127.0.0.1" if self.ipv4 else "::1"
+        return loopback(self.ipv4)
 
     @property
     def gateway_name(self) -> str:

@@ -202,6 +202,8 @@ class Session:
 
     def next(self, source: Source) -> Response | None:
         """The next response to send, or None when the proxy has all it may get now."""
+        if not any(watch.stale or watch.all_stale or watch.must_answer for watch in self.watches.values()):
+            return None
         waiting = False
         for watch in self._ordered():
             if watch.outstanding:
