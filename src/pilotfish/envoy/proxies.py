@@ -64,10 +64,26 @@ class Outbound(NamedTuple):
     subset: str
     refs: tuple[Ref, ...]
     """The DestinationRules that hold."""
+    name: str
+    eds: bool
+    """Its endpoints come separately."""
+    depends: endpoints.Depends
 
     @property
-    def name(self) -> str:
-        return clusters.cluster_name(self.port, self.subset, self.key.host)
+    def id(self) -> tuple[ServiceKey, int, str, tuple[Ref, ...]]:
+        return self[:4]
+
+
+@query
+def of_service(db: Db, gateway: bool, key: ServiceKey, refs: tuple[Ref, ...]) -> tuple[Outbound, ...]:
+    """The clusters of one service, for all clients that use the same rules."""
+    found = []
+    for port in cluster_ports(db, key):
+        for subset in ("", *subset_names(db, refs)):
+            name = clusters.cluster_name(port, subset, key.host)
+            eds = clusters.is_eds(db, gateway, key, port, subset, refs)
+            found.append(Outbound(key, port, subset, refs, name, eds, endpoints.depends(db, key, port, subset, refs)))
+    return tuple(found)
 
 
 @query
@@ -82,17 +98,14 @@ def outbound(db: Db, caller: Caller) -> tuple[Outbound, ...]:
             imported[key].add(port)
     found: list[Outbound] = []
     for key, limited in imported.items():
-        refs = rules_for(db, caller, key)
-        subsets = ("", *subset_names(db, refs)) if refs else ("",)
-        for port in cluster_ports(db, key):
-            if 0 in limited or port in limited:
-                found.extend(Outbound(key, port, subset, refs) for subset in subsets)
+        every = of_service(db, caller.gateway, key, rules_for(db, caller, key))
+        found.extend(every if 0 in limited else (one for one in every if one.port in limited))
     return tuple(found)
 
 
 @query
 def outbound_clusters(db: Db, caller: Caller, client: Client) -> Addresses:
-    found: dict[str, Address] = {one.name: (clusters.outbound, (client, *one)) for one in outbound(db, caller)}
+    found: dict[str, Address] = {one.name: (clusters.outbound, (client, *one.id)) for one in outbound(db, caller)}
     found[BLACK_HOLE] = (clusters.black_hole, ())
     found[PASSTHROUGH] = (clusters.passthrough, (client.header_case,))
     return found
@@ -117,17 +130,15 @@ def all_clusters(db: Db, view: View) -> Parts:
 @query
 def _matters(db: Db, caller: Caller) -> endpoints.Depends:
     """What of the place of a proxy any of its endpoints depend on."""
-    found = [endpoints.depends(db, *one) for one in outbound(db, caller)]
+    found = {one.depends for one in outbound(db, caller)}
     return endpoints.Depends(*map(any, zip(*found, strict=True))) if found else endpoints.Depends()
 
 
 @query
 def outbound_endpoints(db: Db, caller: Caller, at: endpoints.Where) -> Addresses:
-    found: dict[str, Address] = {}
-    for one in outbound(db, caller):
-        if clusters.is_eds(db, caller.gateway, *one):
-            found[one.name] = (endpoints.assignment, (endpoints.depends(db, *one).of(at), one.name, *one))
-    return found
+    every = [one for one in outbound(db, caller) if one.eds]
+    where = {depends: depends.of(at) for depends in {one.depends for one in every}}
+    return {one.name: (endpoints.assignment, (where[one.depends], one.name, *one.id)) for one in every}
 
 
 @query

@@ -84,10 +84,10 @@ class Target(NamedTuple):
 
 def rules_for(db: Db, caller: Caller, key: ServiceKey) -> tuple[Ref, ...]:
     """The DestinationRules a caller uses for a service."""
-    selecting = any(h.selector for h in destination_rules.candidates(db, key.host))
-    return destination_rules.rules_for(
-        db, caller.namespace, caller.labels if selecting else (), key.namespace, key.host
-    )
+    labels = caller.labels
+    if labels and not any(h.selector for h in destination_rules.candidates(db, key.host)):
+        labels = ()
+    return destination_rules.rules_for(db, caller.namespace, labels, key.namespace, key.host)
 
 
 @query
