@@ -84,6 +84,21 @@ def test_commands_that_users_run_in_the_containers(mesh: Mesh) -> None:
     assert "404 page not found" in run(*plane, "request", "GET", "/debug/nonsense", check=False)
 
 
+def test_a_job_has_its_proxy_from_first_to_last(mesh: Mesh) -> None:
+    """Its first request goes through the proxy, which is ready before it; when it is done, the proxy ends too."""
+    command = ["curl", "-s", "-o", "/dev/null", "-D", "-", "http://productpage:9080/productpage"]
+    container = {"name": "once", "image": "curlimages/curl", "command": command}
+    spec = {"backoffLimit": 0, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}}
+    mesh.apply(json.dumps({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once"}, "spec": spec}))
+    try:
+        mesh.cluster.kubectl("wait", "-n", BOOKS, "--for=condition=complete", "job/once", "--timeout=60s")
+        answer = mesh.cluster.kubectl("logs", "-n", BOOKS, "job/once", "-c", "once")
+        assert answer.startswith("HTTP/1.1 200")
+        assert "server: envoy" in answer
+    finally:
+        mesh.cluster.kubectl("delete", "job/once", "-n", BOOKS)
+
+
 def test_gateway_serves_its_hosts_only(mesh: Mesh) -> None:
     """The bound host answers with the page, another host of the gateway and a foreign one with 404."""
     status, body = mesh.page()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pilotfish.gotemplate import FUNCTIONS, TemplateError, Templates, go_text, merge_overwrite
 
@@ -87,6 +90,72 @@ def test_errors_have_a_place(text: str, words: str) -> None:
     with pytest.raises(TemplateError) as caught:
         _render(text)
     assert words in str(caught.value)
+
+
+WORDS = [
+    "{{",
+    "{{-",
+    "}}",
+    "-}}",
+    "if",
+    "else",
+    "end",
+    "range",
+    "with",
+    "define",
+    "block",
+    "template",
+    "break",
+    "continue",
+    "$x",
+    ":=",
+    "=",
+    ",",
+    "|",
+    "(",
+    ")",
+    ".",
+    ".Values",
+    ".Values.a",
+    ".Values.map.k",
+    '"s"',
+    "`r`",
+    "1",
+    "-2",
+    "1.5",
+    "true",
+    "nil",
+    "index",
+    "printf",
+    '"%s"',
+    "eq",
+    "and",
+    "or",
+    "not",
+    "list",
+    "dict",
+    "len",
+    "quote",
+    "default",
+    "include",
+    "/*",
+    "*/",
+    "text",
+]
+
+
+@given(st.lists(st.sampled_from([*WORDS, "\n", " "]), max_size=30))
+def test_whatever_is_written_it_comes_to_text_or_an_error(words: list[str]) -> None:
+    """A template, however wrong, never ends otherwise."""
+    with contextlib.suppress(TemplateError):
+        assert isinstance(_render(" ".join(words)), str)
+
+
+def test_deep_nesting_is_an_error() -> None:
+    """Neither parentheses nor actions bring the interpreter to its end."""
+    for text in ("{{ " + "(" * 5000 + " }}", "{{ if true }}" * 5000 + "{{ end }}" * 5000):
+        with pytest.raises(TemplateError, match="nested too deeply"):
+            _render(text)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,9 @@ def test_capture_annotations_become_flags(annotations: dict[str, str], flags: di
         ({"inject.istio.io/templates": "grpc-agent"}, "gRPC without a proxy is not supported"),
         ({"sidecar.istio.io/proxyCPU": "much"}, "'much' is not an amount such as 100m"),
         ({"proxy.istio.io/config": "concurrency: many"}, "concurrency"),
+        ({"proxy.istio.io/config": "statusPort: 70000"}, "statusPort"),
+        ({"traffic.sidecar.istio.io/excludeInterfaces": "eth0,-x"}, "'-x' is not the name of a network interface"),
+        ({"readiness.status.sidecar.istio.io/periodSeconds": "soon"}, "periodSeconds: 'soon' is not a number"),
     ],
 )
 def test_bad_annotations_are_named(annotations: dict[str, str], text: str) -> None:
@@ -238,6 +241,32 @@ def test_proxy_config_layers() -> None:
         ({"labels": {"sidecar.istio.io/inject": "false"}}, {}, False),
         ({"annotations": {"sidecar.istio.io/inject": "false"}}, {}, False),
         ({"labels": {"sidecar.istio.io/inject": "true"}}, {"policy": "disabled"}, True),
+        (
+            {"labels": {"sidecar.istio.io/inject": "true"}, "annotations": {"sidecar.istio.io/inject": "false"}},
+            {},
+            True,
+        ),
+        (
+            {"labels": {"sidecar.istio.io/inject": "maybe"}, "annotations": {"sidecar.istio.io/inject": "false"}},
+            {},
+            True,
+        ),
+        ({"annotations": {"sidecar.istio.io/inject": "maybe"}}, {"policy": "disabled"}, False),
+        ({"labels": {"sidecar.istio.io/inject": "true"}}, {"policy": "off"}, False),
+        ({}, {"policy": "off"}, False),
+        (
+            {"labels": {"sidecar.istio.io/inject": "true"}},
+            {"never_inject": ({"matchLabels": {"app": "reviews"}},)},
+            True,
+        ),
+        (
+            {},
+            {
+                "never_inject": ({"matchExpressions": [{"key": "app", "operator": "Exists"}]},),
+                "always_inject": ({"matchLabels": {"app": "reviews"}},),
+            },
+            False,
+        ),
         ({}, {"policy": "disabled"}, False),
         ({"hostNetwork": True, "labels": {"sidecar.istio.io/inject": "true"}}, {}, False),
         ({}, {"never_inject": ({"matchLabels": {"app": "reviews"}},)}, False),

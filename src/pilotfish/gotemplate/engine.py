@@ -71,12 +71,18 @@ class Templates:
 
     def add(self, name: str, text: str) -> None:
         """Read a file. Raises TemplateError where it is wrong or uses what is not here."""
-        self.bodies[name] = _Parser(name, text, self).body(())
+        try:
+            self.bodies[name] = _Parser(name, text, self).body(())
+        except RecursionError:
+            raise TemplateError(f"{name}: it is nested too deeply") from None
 
     def render(self, name: str, dot: Any) -> str:
         """Render a template with `dot` as its data. Raises TemplateError."""
         out: list[str] = []
-        self.run(name, dot, out, 0)
+        try:
+            self.run(name, dot, out, 0)
+        except RecursionError:
+            raise TemplateError(f"template {name!r} is nested too deeply, or calls itself without end") from None
         return "".join(out)
 
     def run(self, name: str, dot: Any, out: list[str], depth: int) -> None:
@@ -345,7 +351,7 @@ class _Parser:
         def evaluate(frame: _Frame) -> Any:
             try:
                 return expression(frame)
-            except (TemplateError, _Leave):
+            except (TemplateError, RecursionError, _Leave):
                 raise
             except Exception as error:  # whatever a function says of its arguments gets a place
                 raise self.error(line, f"{' '.join(text.split())}: {error}") from error

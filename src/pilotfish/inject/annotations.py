@@ -15,6 +15,8 @@ T = TypeVar("T")
 SIDECAR, TRAFFIC = "sidecar.istio.io/", "traffic.sidecar.istio.io/"
 
 
+REROUTE = "istio.io/reroute-virtual-interfaces"
+_INTERFACE = re.compile(r"[a-zA-Z][a-zA-Z0-9_.-]{0,14}")
 _QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
 
 
@@ -45,6 +47,16 @@ class Annotations:
             if self.has(SIDECAR + name):
                 self.quantity(SIDECAR + name)
         self.boolean("prometheus.istio.io/merge-metrics", default=False)
+        for name in (f"{TRAFFIC}excludeInterfaces", f"{TRAFFIC}kubevirtInterfaces", REROUTE):
+            if self.text(name):
+                self._interfaces(name)
+        for name in ("initialDelaySeconds", "periodSeconds", "failureThreshold"):
+            self.number(f"readiness.status.sidecar.istio.io/{name}", 0)
+
+    def _interfaces(self, name: str) -> None:
+        for part in self.text(name).split(","):
+            if not _INTERFACE.fullmatch(part.strip()):
+                raise InjectionError(f"annotation {name}: {part.strip()!r} is not the name of a network interface")
 
     def text(self, name: str, default: Any = "") -> str:
         found = self.values.get(name)

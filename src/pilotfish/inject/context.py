@@ -11,6 +11,7 @@ import yaml
 
 from pilotfish import api
 from pilotfish.api.mesh import ProxyConfig
+from pilotfish.api.validation import validate_mesh
 from pilotfish.inject.annotations import SIDECAR, Annotations
 from pilotfish.inject.errors import InjectionError
 from pilotfish.inject.openshift import proxy_ids
@@ -147,9 +148,11 @@ def _own_config(text: str) -> Object:
     if not isinstance(own, dict):
         raise InjectionError(f"annotation {PROXY_CONFIG}: a mapping of ProxyConfig fields is expected")
     try:
-        api.from_json(own, ProxyConfig)
+        checked = validate_mesh(api.from_json(own, ProxyConfig)[0])
     except api.DecodeError as error:
         raise InjectionError(f"annotation {PROXY_CONFIG}: {error}") from error
+    if checked.errors:
+        raise InjectionError(f"annotation {PROXY_CONFIG}: {'; '.join(str(one) for one in checked.errors)}")
     return own
 
 

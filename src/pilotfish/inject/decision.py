@@ -5,7 +5,7 @@
 3. The pod's label `sidecar.istio.io/inject` decides when it is true or false; the annotation of that name is its
    deprecated form and counts where there is no such label.
 4. `neverInjectSelector`, then `alwaysInjectSelector` of the injector's settings.
-5. The policy of the injector's settings.
+5. The policy of the injector's settings. One that is neither enabled nor disabled stops all injection.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def decide(pod: Mapping[str, Any], namespace: str, settings: InjectorSettings) -
         return Decision(False, "the pod uses the machine's network (hostNetwork)")
     if namespace in IGNORED:
         return Decision(False, f"namespace {namespace} is never injected")
+    if settings.policy not in ("enabled", "disabled"):
+        return Decision(False, f"the injector's policy {settings.policy!r} is neither enabled nor disabled")
     where = "label" if INJECT in labels else "annotation"
     value = labels.get(INJECT, annotations.get(INJECT, ""))
     if value in ("true", "false"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -165,12 +166,17 @@ class _Wrapped:
         return self._value
 
 
+@cache
+def _fields_of(type_: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(type_)
+
+
 class Message:
     """A protobuf message; `GetX` is the field X. A missing one has empty fields and is nothing."""
 
     def __init__(self, value: msgspec.Struct | None) -> None:
         self._value = value
-        fields = msgspec.structs.fields(value) if value is not None else ()
+        fields = _fields_of(type(value)) if value is not None else ()
         self._fields = {one.encode_name.lower(): one for one in fields}
 
     def __bool__(self) -> bool:
@@ -204,7 +210,7 @@ class Message:
 def differing(value: msgspec.Struct) -> dict[str, Any]:
     """The fields of a message, as JSON, that differ from their defaults."""
     made: dict[str, Any] = api.to_json(value)
-    equal = {one.encode_name for one in msgspec.structs.fields(value) if getattr(value, one.name) == one.default}
+    equal = {one.encode_name for one in _fields_of(type(value)) if getattr(value, one.name) == one.default}
     return {name: item for name, item in made.items() if name not in equal and item != {}}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pilotfish.inject import proxy
-from pilotfish.inject.annotations import SIDECAR, TRAFFIC
+from pilotfish.inject.annotations import REROUTE, SIDECAR, TRAFFIC
 from pilotfish.inject.context import PROXY_ID, Context, Object
 from pilotfish.inject.multus import with_network
 
@@ -77,7 +77,7 @@ class _Capture:
         self.not_outbound_ports = notes.ports(
             f"{TRAFFIC}excludeOutboundPorts", values.get("excludeOutboundPorts", ""), every=False
         )
-        self.rerouted = notes.text("istio.io/reroute-virtual-interfaces", notes.text(f"{TRAFFIC}kubevirtInterfaces"))
+        self.rerouted = notes.text(REROUTE, notes.text(f"{TRAFFIC}kubevirtInterfaces"))
         self.not_interfaces = notes.text(f"{TRAFFIC}excludeInterfaces")
         self.given = {name: notes.has(TRAFFIC + name) for name in ("includeOutboundPorts", "excludeOutboundPorts")}
 
@@ -150,7 +150,7 @@ def _for_plugin(context: Context) -> dict[str, str]:
         f"{TRAFFIC}includeOutboundPorts": capture.outbound_ports,
         f"{TRAFFIC}excludeOutboundPorts": capture.not_outbound_ports,
         f"{TRAFFIC}kubevirtInterfaces": notes.text(f"{TRAFFIC}kubevirtInterfaces"),
-        "istio.io/reroute-virtual-interfaces": notes.text("istio.io/reroute-virtual-interfaces"),
+        REROUTE: notes.text(REROUTE),
         f"{TRAFFIC}excludeInterfaces": capture.not_interfaces,
     }
     found |= {name: value for name, value in optional.items() if value}
