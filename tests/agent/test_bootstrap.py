@@ -99,3 +99,27 @@ def test_expiry_of_series(
     assert (made["stats_flush_interval"], made.get("stats_eviction_interval")) == (flush, eviction)
     assert told in caplog.text
     assert bool(told) == bool(caplog.text)
+
+
+async def test_buckets_of_histograms(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Istio's annotation, by the names that metrics have with Istio, is what Envoy takes; other text is told."""
+    folder = tmp_path / "pod"
+    folder.mkdir()
+    for text, made in (
+        ('{"istiocustom": [50, 1, 5], "cluster.a": [1]}', {"cluster.a": [1.0], "istio": [1.0, 5.0, 50.0]}),
+        ("[1]", {}),
+        ('{"a": ["x"]}', {}),
+    ):
+        (folder / "annotations").write_text(f"sidecar.istio.io/statsHistogramBuckets={json.dumps(text)}\n")
+        found = bootstrap(read("sidecar", environment=WHO, podinfo=folder))["stats_config"]["histogram_bucket_settings"]
+        assert {one["match"]["prefix"]: one["buckets"] for one in found} == made
+        assert bool(caplog.records) != bool(made)
+
+
+def test_statistics_of_this_pod(tmp_path: Path) -> None:
+    """`{pod_ip}` stands for the pod's address in what a user wants to see of Envoy's statistics."""
+    (tmp_path / "annotations").write_text('sidecar.istio.io/statsInclusionPrefixes="http.{pod_ip}_,other"\n')
+    made = bootstrap(read("sidecar", environment=WHO, podinfo=tmp_path))
+    patterns = made["stats_config"]["stats_matcher"]["inclusion_list"]["patterns"]
+    assert {"prefix": "http.10.0.0.1_"} in patterns
+    assert {"prefix": "other"} in patterns

@@ -13,6 +13,8 @@ import pytest
 from tests.envoy import rig
 from tests.envoy.harness import Case, everything
 
+from pilotfish.agent.bootstrap import bootstrap
+from pilotfish.agent.options import read
 from pilotfish.agent.stats import EXPIRED, Pages, Workload
 from pilotfish.envoy import metrics
 
@@ -57,10 +59,10 @@ class Metrics:
 
 @asynccontextmanager
 async def proxy(
-    tmp_path: Path, text: str, ip: str, kind: str = "type: sidecar"
+    tmp_path: Path, text: str, ip: str, kind: str = "type: sidecar", more: Mapping[str, object] = QUICK
 ) -> AsyncIterator[tuple[rig.Envoy, Metrics]]:
     case = Case(f"kind: Proxy\n{kind}\n---\n{SETTINGS.replace('LOG', str(tmp_path / 'access.log'))}{text}")
-    async with rig.running(everything(case.compiler, case.view()), ip, tmp_path, more=QUICK) as envoy:
+    async with rig.running(everything(case.compiler, case.view()), ip, tmp_path, more=more) as envoy:
         yield envoy, Metrics(envoy)
 
 
@@ -191,3 +193,20 @@ async def test_requests_without_a_service_are_known_by_their_host(tmp_path: Path
             passed = {"destination_service": "other.test:81", "destination_service_name": "PassthroughCluster"}
             assert await found.total(name, **passed) == 1
             assert await found.total(name) == 3
+
+
+async def test_buckets_are_those_of_the_annotation(tmp_path: Path) -> None:
+    """Standard histograms have the bounds that Istio's annotation gives for `istiocustom`."""
+    ip = rig.fresh_ip()
+    (tmp_path / "annotations").write_text(
+        'sidecar.istio.io/statsHistogramBuckets="{\\"istiocustom\\": [100, 200, 3000]}"\n'
+    )
+    who = {"POD_NAME": "a-1", "POD_NAMESPACE": "book", "INSTANCE_IP": "10.0.0.1"}
+    agents = bootstrap(read("sidecar", environment=who, podinfo=tmp_path))
+    more = {"stats_config": agents["stats_config"], "stats_flush_interval": "1s"}
+    async with proxy(tmp_path, entry("main", ip, 9000, 1, "HTTP"), ip, more=more) as (envoy, found):
+        await envoy.request(9000, host="other.test")
+        await found.until(lambda total: total == 1, "istio_request_bytes_count")
+        for name in ("request_bytes", "response_bytes", "request_duration_milliseconds"):
+            bounds = [labels["le"] for one, labels, _ in await found.page() if one == f"istio_{name}_bucket"]
+            assert bounds == ["100", "200", "3000", "+Inf"]

@@ -6,6 +6,7 @@ does not stand in between.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -270,7 +271,8 @@ def _stats(options: Options) -> dict[str, Any]:
 
     def listed(defaults: tuple[str, ...], field: str, annotation: str) -> list[str]:
         own = options.annotations.get(f"sidecar.istio.io/{annotation}", "").split(",")
-        return [*defaults, *(matcher.get(field) or ()), *(one.strip() for one in own if one.strip())]
+        found = [*defaults, *(matcher.get(field) or ()), *(one.strip() for one in own if one.strip())]
+        return [one.replace("{pod_ip}", options.ip) for one in found]
 
     prefixes = listed(STAT_PREFIXES, "inclusionPrefixes", "statsInclusionPrefixes")
     suffixes = listed(STAT_SUFFIXES, "inclusionSuffixes", "statsInclusionSuffixes")
@@ -283,4 +285,24 @@ def _stats(options: Options) -> dict[str, Any]:
         "use_all_default_tags": False,
         "stats_tags": tags,
         "stats_matcher": {"inclusion_list": {"patterns": patterns}},
+        "histogram_bucket_settings": _histogram_buckets(options),
     }
+
+
+def _histogram_buckets(options: Options) -> list[dict[str, Any]]:
+    """Of the annotation `{prefix: [bound, …]}`. With Istio's Envoy the names of standard metrics begin with
+    `istiocustom`, with ours they begin with `istio`."""
+    annotation = "sidecar.istio.io/statsHistogramBuckets"
+    if not (text := options.annotations.get(annotation)):
+        return []
+    try:
+        return [
+            {
+                "match": {"prefix": prefix.replace("istiocustom", "istio")},
+                "buckets": sorted({float(bound) for bound in bounds}),
+            }
+            for prefix, bounds in sorted(json.loads(text).items())
+        ]
+    except (ValueError, TypeError, AttributeError):
+        log.warning('annotation %s has no effect: it must be like {"istiocustom": [1, 5, 10]}', annotation)
+        return []

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pilotfish import ISTIO_VERSION
 from pilotfish.agent.options import Options
 
 UNKNOWN, LATEST, DROP = "unknown", "latest", "~"
@@ -55,6 +56,7 @@ OPEN = {
 """Bytes of single connections that are open, and the metric in which they count."""
 EXPIRED = "pilotfish_series_expired_total"
 """How many of Envoy's series were there at one scrape and not at the next."""
+BUILD = ("# TYPE istio_build gauge", f'istio_build{{component="proxy",tag="{ISTIO_VERSION}"}} 1')
 MESSAGES = {"istio_request_messages_total": 0, "istio_response_messages_total": 1}
 """Metrics that count streams by their messages, and which of the two numbers is theirs."""
 
@@ -231,7 +233,8 @@ class Pages:
             self._expired += len(self._seen - found.seen)
             self._seen = found.seen
         kept = {}
-        blocks = [_block([*found.others, f"# TYPE {EXPIRED} counter", f"{EXPIRED} {self._expired}"])]
+        own = (f"# TYPE {EXPIRED} counter", f"{EXPIRED} {self._expired}", *BUILD)
+        blocks = [_block([*found.others, *own])]
         for name, heads in found.metrics.items():
             lines = [f"# TYPE {name} {found.kinds.get(name, 'counter')}"]
             for head, members in heads.items():
