@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import yaml
 
 from .conftest import skip_unless_possible
 from .harness import SAMPLES, Cluster, curl, fresh, wait_until
@@ -97,6 +98,38 @@ def test_a_job_has_its_proxy_from_first_to_last(mesh: Mesh) -> None:
         assert "server: envoy" in answer
     finally:
         mesh.cluster.kubectl("delete", "job/once", "-n", BOOKS)
+
+
+def test_an_injected_manifest_may_meet_the_webhook(mesh: Mesh, tmp_path: Path) -> None:
+    """`kube-inject` with the cluster's settings makes what the webhook makes. Where both come by, there is one proxy,
+    and the probe is rewritten once and works."""
+    listening = {"httpGet": {"path": "/get", "port": 80}, "periodSeconds": 1}
+    container = {"name": "again", "image": "docker.io/kong/httpbin", "readinessProbe": listening}
+    labels = {"app": "again"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "again"},
+        "spec": {"selector": {"matchLabels": labels}, "template": template},
+    }
+    file = tmp_path / "again.yaml"
+    file.write_text(json.dumps(deployment))
+    made = mesh.cluster.pilotfish("kube-inject", "-f", str(file), "-n", BOOKS).stdout
+    spec = yaml.safe_load(made)["spec"]["template"]["spec"]
+    assert [one["name"] for one in spec["initContainers"]] == ["istio-init", "istio-proxy"]
+    mesh.apply(made)
+    try:
+        mesh.cluster.ready(BOOKS, "again")
+        pod = mesh.cluster.get("pods", "-n", BOOKS, "-l", "app=again")["items"][0]
+        assert [one["name"] for one in pod["spec"]["initContainers"]] == ["istio-init", "istio-proxy"]
+        assert [one["name"] for one in pod["spec"]["containers"]] == ["again"]
+        env = {one["name"]: one.get("value") for one in pod["spec"]["initContainers"][1]["env"]}
+        assert json.loads(env["ISTIO_KUBE_APP_PROBERS"])["/app-health/again/readyz"]["httpGet"]["port"] == 80
+        assert pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["port"] == 15020
+        assert len([one for one in pod["spec"]["initContainers"][1]["env"] if "PROBERS" in one["name"]]) == 1
+    finally:
+        mesh.cluster.kubectl("delete", "deploy/again", "-n", BOOKS)
 
 
 def test_gateway_serves_its_hosts_only(mesh: Mesh) -> None:
