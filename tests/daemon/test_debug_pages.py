@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
+from grpclib import GRPCError
 
 from pilotfish.daemon import logs
 from pilotfish.envoy.resource import CLUSTER, LISTENER
 from pilotfish.kube.client import Client
 from pilotfish.kube.resources import SERVICES
 
-from .harness import ControlPlane, config, config_type, connected, node_of, service, until
+from .conftest import SYSTEM, Cluster
+from .harness import SECONDS, ControlPlane, config, config_type, connected, node_of, service, until
 
 pytestmark = pytest.mark.xdist_group("daemon")
 
@@ -84,6 +89,44 @@ async def test_a_proxy_that_comes_back_is_in_sync(plane: ControlPlane, namespace
 
         await until(kept, "a proxy in sync")
         assert CLUSTER not in {one.type_url for one in proxy.pushes}
+
+
+@asynccontextmanager
+async def other_plane(cluster: Cluster, name: str, **env: str) -> AsyncIterator[ControlPlane]:
+    made = ControlPlane(cluster.kubeconfig, cluster.folder, SYSTEM, name, **env)
+    made.start()
+    try:
+        await made.ready()
+        yield made
+    finally:
+        made.end()
+
+
+async def test_closed_pages(cluster: Cluster) -> None:
+    """`ENABLE_DEBUG_ON_HTTP=false` takes them from both ports, and nothing else."""
+    async with other_plane(cluster, "istiod-closed", ENABLE_DEBUG_ON_HTTP="false") as plane:
+        for port in (plane.http, plane.monitoring):
+            for path in ("/debug", "/debug/syncz"):
+                assert (await plane.get(path, port))[0] == 404
+        assert (await plane.get("/metrics"))[0] == 200
+
+
+async def test_force_disconnect(cluster: Cluster, namespace: str) -> None:
+    """With `UNSAFE_ENABLE_ADMIN_ENDPOINTS` an operator ends the stream of a proxy."""
+    async with other_plane(cluster, "istiod-unsafe", UNSAFE_ENABLE_ADMIN_ENDPOINTS="true") as plane:
+
+        async def until_ended() -> None:
+            async with connected(plane.grpc, node_of(namespace, "gone")) as proxy:
+                await until(lambda: proxy.pushes, "its configuration")
+                assert await plane.get(f"/debug/force_disconnect?proxyID=gone.{namespace}") == (200, "OK")
+                assert proxy.reading is not None
+                async with asyncio.timeout(SECONDS):
+                    await proxy.reading
+
+        with pytest.raises(GRPCError) as refusal:
+            await until_ended()
+        assert refusal.value.message == "disconnected by an operator"
+        assert json.loads((await plane.get("/debug/connections"))[1])["totalClients"] == 0
 
 
 async def test_log_levels(plane: ControlPlane) -> None:

@@ -59,6 +59,7 @@ class Options:
     address_ranges: tuple[str, ...] = RANGES
     """Where ServiceEntries without addresses get theirs from; empty: they get none."""
     debug_on_http: bool = True
+    """Off, debug pages are had over xDS only."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property

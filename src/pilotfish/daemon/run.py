@@ -106,9 +106,8 @@ class Daemon:
         debug = Debug(self.fleet, self.compiler, feed, options, authenticate, backend.problems)
         backend.on_debug = debug.over_xds
         http, metrics = readiness(backend.ready), monitoring(self.metrics)
-        if options.debug_on_http:
-            debug.routes(http)
-        debug.routes(metrics)
+        for app in (http, metrics) if options.debug_on_http else ():
+            debug.routes(app)
         # Readiness and metrics answer from the first moment: whoever waits for us wants to see why.
         await self._listen(tasks, http, options.http)
         await self._listen(tasks, metrics, options.monitoring)
