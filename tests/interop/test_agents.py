@@ -148,7 +148,10 @@ def test_certificates_are_renewed_below_traffic(town: Town) -> None:
         assert found is not None
         return found[1]
 
-    with Traffic(town, [*product(names, names), (names[0], OURS), (names[1], THEIRS)]) as traffic:
+    pairs = [*product(names, names), (names[0], OURS), (names[1], THEIRS)]
+    for client, server in pairs:
+        town.expect("200", [client], f"http://{server}/")  # it has heard of the other's endpoints
+    with Traffic(town, pairs) as traffic:
         for name in names:
             seen = {certificate(name)}
 
