@@ -78,7 +78,6 @@ def test_istiod_objects() -> None:
             "Deployment istiod",
             "HorizontalPodAutoscaler istiod",
             "MutatingWebhookConfiguration istio-sidecar-injector",
-            "PodDisruptionBudget istiod",
             "Role istiod",
             "RoleBinding istiod",
             "Service istiod",

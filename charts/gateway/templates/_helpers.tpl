@@ -1,7 +1,8 @@
-{{- /* The values in effect: what the user set, also under `defaults`, over the chart's own. */ -}}
+{{- /* The values in effect: what the user set, also under `defaults`, over `global`, which a chart that
+     depends on this one sets, over the chart's own. */ -}}
 {{- define "gateway.values" -}}
 {{- $given := mergeOverwrite (deepCopy (default dict .Values.defaults)) (omit .Values "_internal_defaults_do_not_set" "defaults") -}}
-{{- $v := mergeOverwrite (deepCopy .Values._internal_defaults_do_not_set) $given -}}
+{{- $v := mergeOverwrite (deepCopy .Values._internal_defaults_do_not_set) (deepCopy (default dict .Values.global)) $given -}}
 {{- if not $v.name -}}
 {{- $_ := set $v "name" .Release.Name -}}
 {{- end -}}
@@ -24,9 +25,6 @@ app.kubernetes.io/part-of: istio
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 {{- range $key, $value := omit $v.labels "app" "istio" }}
 {{ $key }}: {{ $value | quote }}
-{{- end }}
-{{- with $v.networkGateway }}
-topology.istio.io/network: {{ . | quote }}
 {{- end }}
 {{- end -}}
 

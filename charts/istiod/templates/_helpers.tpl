@@ -6,8 +6,32 @@ and under `pilot`.
 {{- $defaults := deepCopy (default dict .Values.defaults) -}}
 {{- $user := mergeOverwrite $defaults (omit .Values "_internal_defaults_do_not_set" "defaults") -}}
 {{- $given := mergeOverwrite (omit $user "pilot") (default dict $user.pilot) -}}
-{{- $profile := .Files.Get (printf "files/profile-%s.yaml" (default "" $given.profile)) | fromYaml -}}
+{{- $global := default dict $given.global -}}
+{{- $named := coalesce $given.profile $global.profile "default" -}}
+{{- if eq $named "ambient" -}}
+{{- fail "profile ambient: there is no ambient mode here (no ztunnel, no waypoints)" -}}
+{{- else if eq $named "stable" -}}
+{{- fail "profile stable: there is no policy here that keeps objects to the stable fields" -}}
+{{- else if not (has $named (list "default" "minimal" "empty" "demo" "preview" "remote")) -}}
+{{- fail (printf "unknown profile %s" $named) -}}
+{{- end -}}
+{{- $platform := coalesce $given.platform $global.platform "" -}}
+{{- if and $platform (not (has $platform (list "gke" "k3d" "k3s" "microk8s" "minikube" "openshift"))) -}}
+{{- fail (printf "unknown platform %s" $platform) -}}
+{{- end -}}
+{{- $compatible := toString (default "" $given.compatibilityVersion) -}}
+{{- if and $compatible (not (has $compatible (list "1.25" "1.26" "1.27" "1.28" "1.29" "1.30"))) -}}
+{{- fail (printf "unknown compatibility version %s" $compatible) -}}
+{{- end -}}
+{{- if eq (default "" $global.pilotCertProvider) "kubernetes" -}}
+{{- fail "pilotCertProvider=kubernetes is not supported" -}}
+{{- end -}}
+{{- if (default dict $given.experimental).stableValidationPolicy -}}
+{{- fail "experimental.stableValidationPolicy: there is no policy here that keeps objects to the stable fields" -}}
+{{- end -}}
+{{- $profile := .Files.Get (printf "files/profile-%s.yaml" $named) | fromYaml -}}
 {{- $v := mergeOverwrite (deepCopy .Values._internal_defaults_do_not_set) $profile $given -}}
+{{- $_ := set $v "platform" $platform -}}
 {{- if hasKey $v "istio_cni" -}}
 {{- $_ := set $v "cni" (mergeOverwrite $v.cni $v.istio_cni) -}}
 {{- end -}}
@@ -25,6 +49,16 @@ and under `pilot`.
 {{- /* The suffix of names: -<revision>, or nothing for the default one. */ -}}
 {{- define "istiod.suffix" -}}
 {{- if and .revision (ne .revision "default") -}}-{{ .revision }}{{- end -}}
+{{- end -}}
+
+{{- /* Whether the control plane runs in this cluster; takes the values in effect. */ -}}
+{{- define "istiod.here" -}}
+{{ or (not .istiodRemote.enabled) .istiodRemote.enabledLocalInjectorIstiod }}
+{{- end -}}
+
+{{- /* How an address is written: IPv4, IPv6, or empty for a name. */ -}}
+{{- define "istiod.family" -}}
+{{- if regexMatch "^([0-9]*\\.){3}[0-9]*$" . }}IPv4{{ else if regexMatch "^([0-9a-fA-F]*:)+[0-9a-fA-F]*$" . }}IPv6{{ end }}
 {{- end -}}
 
 {{- define "istiod.revision" -}}
@@ -75,7 +109,7 @@ istio: pilot
 trustDomain: cluster.local
 rootNamespace: {{ $root.Release.Namespace }}
 defaultConfig:
-  discoveryAddress: {{ default (printf "istiod%s.%s.svc" (include "istiod.suffix" $v) $root.Release.Namespace) $v.global.remotePilotAddress }}:15012
+  discoveryAddress: {{ printf "istiod%s.%s.svc:15012" (include "istiod.suffix" $v) $root.Release.Namespace }}
   {{- with $v.global.meshID }}
   meshId: {{ . | quote }}
   {{- end }}
@@ -83,9 +117,12 @@ defaultConfig:
   tracing:
     zipkin:
       address: {{ default (printf "zipkin.%s:9411" $root.Release.Namespace) $v.global.tracer.zipkin.address }}
-  {{- else if eq $v.global.proxy.tracer "none" }}
-  tracing: {}
   {{- end }}
+  {{- with $v.global.variant }}
+  image:
+    imageType: {{ . }}
+  {{- end }}
+{{- if not $v.meshConfig.defaultProviders }}
 defaultProviders:
   {{- if and $v.telemetry.enabled $v.telemetry.v2.enabled }}
   metrics:
@@ -95,9 +132,14 @@ defaultProviders:
     {{- if and $v.telemetry.v2.stackdriver $v.telemetry.v2.stackdriver.enabled }}
     - stackdriver
     {{- end }}
+  {{- if and $v.telemetry.v2.stackdriver $v.telemetry.v2.stackdriver.enabled }}
+  accessLogging:
+    - stackdriver
+  {{- end }}
   {{- else }}
   metrics: []
   {{- end }}
+{{- end }}
 {{- end -}}
 
 {{- /* Webhooks for one revision or tag; takes name, default (whether it is also the default one), values and root. */ -}}
