@@ -32,7 +32,7 @@ DELIBERATE = {
     r"metadata\.labels\.(app\.kubernetes\.io/(version|name|instance|managed-by)|helm\.sh/chart)$": "of another product",
     r"metadata\.labels\.(app|release|istio\.io/rev|operator\.istio\.io/component)$": "our objects have them all",
     r"metadata\.labels\.install\.operator\.istio\.io/owning-resource$": "the installer sets it, and Helm does not",
-    r"^(ClusterRole|Role) \S+ \.rules$": "what our control plane does; tests/daemon/test_security.py shows it is enough",
+    r"^(ClusterRole|Role) \S+ \.rules$": "what our control plane does; tests/daemon shows that it is enough",
     r"^RoleBinding \S+ \.subjects\[.*\]\.namespace$": "written out, where Istio leaves it to Kubernetes",
     r"clientConfig\.service\.port$": "443, the default, written out",
     r"securityContext\.runAs(User|Group)$": "the images are not bound to a user, so the charts say which",
@@ -43,14 +43,14 @@ DELIBERATE = {
     rf"{_CONTAINER}\.env\[(GOMAXPROCS|GOMEMLIMIT)\]$": "of Go",
     rf"{_CONTAINER}\.env\[CA_TRUSTED_NODE_ACCOUNTS\]$": "of ambient mode, which is not there",
     rf"{_CONTAINER}\.env\[KUBECONFIG\]$": "of an external control plane, which reads it as it is",
-    rf"{_CONTAINER}\.env\[(EXTERNAL_ISTIOD|TOKEN_AUDIENCES|(INJECTION|VALIDATION)_WEBHOOK_CONFIG_NAME)\]$": "told by us",
+    rf"{_CONTAINER}\.env\[(EXTERNAL_ISTIOD|TOKEN_AUDIENCES|(INJECTION|VALIDATION)_WEBHOOK_CONFIG_NAME)\]$": "ours",
     rf"{_CONTAINER}\.(env\[PILOT_JWKS_EXTRA_CA\]|volumeMounts\[extracacerts\]\.readOnly)$": "told by us",
     rf"{_CONTAINER}\.(args|env\[PILOT_\w*UNTAINT\w*\])$": "untainting nodes belongs to the CNI plug-in",
-    rf"{_CONTAINER}\.env\[(DISABLE_SHADOW_HOST_SUFFIX|DISABLE_TRACK_REMAINING_CB_METRICS)\]$": "switches of Istio's code",
+    rf"{_CONTAINER}\.env\[(DISABLE_SHADOW_HOST_SUFFIX|DISABLE_TRACK_REMAINING_CB_METRICS)\]$": "Istio's switches",
     rf"{_CONTAINER}\.env\[(ENABLE_NATIVE_SIDECARS|PILOT_(AUTO|ENABLE|SIDECAR|SPAWN)\w*)\]$": "switches of Istio's code",
     rf"{_CONTAINER}\.env\[PILOT_CA_CERT_CONFIGMAP\]$|volumes\[istio-csr-ca-configmap\]": "not there: trustBundleName",
     r"^ConfigMap values\S* ": "the values themselves",
-    r"^ConfigMap istio-sidecar-injector\S* \.data\.values\.global\.(hub|tag|multiCluster)": "ours, and one default more",
+    r"^ConfigMap istio-sidecar-injector\S* \.data\.values\.global\.(hub|tag|multiCluster)": "ours, one default more",
     r"^ConfigMap istio-sidecar-injector\S* \.data\.values\.global\.(nativeNftables|waypoint)": "no such feature",
     r"^ConfigMap istio-sidecar-injector\S* \.data\.values\.pilot\.(cni|env)": "a platform's CNI plug-in, and switches",
     r"^ConfigMap istio-sidecar-injector\S* \.data\.config$": "templates are built in; tests/interop compares the pods",
@@ -70,7 +70,7 @@ ACCEPTED_BY_US = {"defaults": "how values were nested in Istio 1.22 and 1.23"}
 OTHER_NAMESPACE = "istioNamespace"
 """Istio's chart puts some objects there and some into the release's namespace; ours go to the release's."""
 
-_MAY_BE_EMPTY = ({}, [], None, "", False)
+_MAY_BE_EMPTY: tuple[Any, ...] = ({}, [], None, "", False)
 _SETS = {"matchExpressions", "rules", "verbs", "resources", "apiGroups"}
 
 
@@ -120,7 +120,7 @@ def _differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, An
         yield path, one, other
 
 
-@pytest.mark.parametrize(("chart", "number"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("chart", "number"), CASES, ids=str)
 def test_same_objects(istio_source: Path, chart: str, number: int) -> None:
     """For each set of values: refused alike, or the same objects with the same fields."""
     values = VALUES[chart][number]
