@@ -130,6 +130,8 @@ async def test_open_connections_report(tmp_path: Path) -> None:
         await found.until(lambda total: total == 2236, sent, **labels)
         second[1].close()
         await found.until(lambda total: total is None, sent, **labels)
+        for name in ("opened", "closed"):  # these stay: their difference says how many are open
+            assert await found.total(f"istio_tcp_connections_{name}_total", **labels) == 3
         assert len((tmp_path / "access.log").read_text().splitlines()) == 3, "one line a connection"
 
 

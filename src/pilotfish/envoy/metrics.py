@@ -41,7 +41,8 @@ from pilotfish.mesh.metrics import REMOVED, MetricSettings, metrics, reporting_i
 from pilotfish.mesh.proxies import Metering, View
 
 STATS = "envoy.extensions.access_loggers.stats.v3.Config"
-SCOPE, GRPC_SCOPE = "istio", "istio-grpc"
+SCOPE, GRPC_SCOPE, LASTING_SCOPE = "istio", "istio-grpc", "istio-lasting"
+"""Series of the last do not expire: how many connections were opened and closed is to say how many are open."""
 MAX_SERIES, MAX_GRPC_SERIES, MAX_HISTOGRAMS, MAX_OPEN = 20_000, 2_000, 6_000, 4_000
 """Series of one kind that a proxy keeps; what exceeds it is dropped and counted by Envoy. A histogram has 22 lines, so
 these are fewer: the page stays below 130 MB. Connections without a gauge of their own count when they end."""
@@ -99,8 +100,8 @@ _TCP_OPEN: Kinds = (
     (Metric.TCP_SENT_BYTES, _Kind("tcp_sent_bytes_open", "%BYTES_SENT%", gauge=PERIODIC, flags=False)),
     (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_open", "%BYTES_RECEIVED%", gauge=PERIODIC, flags=False)),
 )
-_TCP_END: Kinds = (
-    (Metric.TCP_CLOSED_CONNECTIONS, _Kind("tcp_connections_closed_total")),
+_TCP_END: Kinds = ((Metric.TCP_CLOSED_CONNECTIONS, _Kind("tcp_connections_closed_total")),)
+_TCP_BYTES: Kinds = (
     (Metric.TCP_SENT_BYTES, _Kind("tcp_sent_bytes_total", "%BYTES_SENT%", flags=False)),
     (Metric.TCP_RECEIVED_BYTES, _Kind("tcp_received_bytes_total", "%BYTES_RECEIVED%", flags=False)),
 )
@@ -154,12 +155,13 @@ def tcp_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
     lasted = {"op": "GE", "value": {"default_value": interval, "runtime_key": "pilotfish.tcp_reporting"}}
     reported = {"and_filter": {"filters": [_moment(END), {"duration_filter": {"comparison": lasted}}]}}
     made = (
-        (_moment(START), _TCP_START),
-        (_moment(PERIODIC), _TCP_OPEN),
-        (_moment(END), _TCP_END),
-        (reported, _TCP_NO_LONGER_OPEN),
+        (_moment(START), _TCP_START, LASTING_SCOPE),
+        (_moment(PERIODIC), _TCP_OPEN, SCOPE),
+        (_moment(END), _TCP_END, LASTING_SCOPE),
+        (_moment(END), _TCP_BYTES, SCOPE),
+        (reported, _TCP_NO_LONGER_OPEN, SCOPE),
     )
-    loggers = ((condition, _logger(settings, kinds, tags)) for condition, kinds in made)
+    loggers = ((condition, _logger(settings, kinds, tags, scope)) for condition, kinds, scope in made)
     return tuple({**logger, "filter": condition} for condition, logger in loggers if logger is not None)
 
 
@@ -200,7 +202,7 @@ def _logger(
             "prefix": SCOPE,
             "sharing_name": scope,
             # What nobody uses for a while is forgotten: `stats_eviction_interval` of the bootstrap.
-            "enable_eviction": True,
+            "enable_eviction": scope != LASTING_SCOPE,
             "max_counters": {"value": limit},
             "max_gauges": {"value": MAX_OPEN},
             "max_histograms": {"value": MAX_HISTOGRAMS},
