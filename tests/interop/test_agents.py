@@ -276,6 +276,52 @@ def _certificate(path: Path) -> str:
     return Path(f"{path}.pem").read_text()
 
 
+def test_extensions_come_apart_from_listeners(town: Town) -> None:
+    """A filter whose settings come by ECDS, through Istio's agent as to our proxies; a change of the settings alone is
+    followed, too."""
+    extension = """
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: marked}
+spec:
+  configPatches:
+  - applyTo: EXTENSION_CONFIG
+    match: {context: SIDECAR_OUTBOUND}
+    patch:
+      operation: ADD
+      value:
+        name: marked
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
+          mutations: {request_mutations: [{append: {header: {key: x-marked, value: VALUE}}}]}
+  - applyTo: HTTP_FILTER
+    match:
+      context: SIDECAR_OUTBOUND
+      listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager}}}
+    patch:
+      operation: INSERT_FIRST
+      value:
+        name: marked
+        config_discovery:
+          config_source: {ads: {}, initial_fetch_timeout: 0s, resource_api_version: V3}
+          type_urls: [type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation]
+"""
+    for value in ("once", "again"):
+        town.apply(extension.replace("VALUE", value))
+        for name in NAMES:
+            wait_until(
+                partial(lambda name, value: town.headers(name, "http://ours/").get("x-marked") == value, name, value),
+                f"{name} marks its requests with {value}",
+                30,
+            )
+    town.delete(extension)
+    for name in NAMES:
+        wait_until(
+            partial(lambda name: "x-marked" not in town.headers(name, "http://ours/"), name), f"{name} stops", 30
+        )
+        assert town.status(name, "http://ours/") == "200"
+
+
 FLEET = """
 apiVersion: v1
 kind: Service
