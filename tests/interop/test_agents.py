@@ -44,14 +44,19 @@ def town(request: pytest.FixtureRequest, programs: Path, istio_source: Path) -> 
         else:
             add_images(cluster, programs, one.envoy)
             cluster.pilotfish("install", "-y", "--set", "profile=minimal")
-        cluster.kubectl("create", "namespace", NAMESPACE)
-        one.apply(STRICT, "istio-system")
-        one.apply(one.with_istios_agent(workload(THEIRS, PROXY_CONFIG_XDS_AGENT="true")))
-        one.apply(one.with_istios_agent(workload(SOTW, ISTIO_DELTA_XDS="false", ISTIO_META_DNS_CAPTURE="true")))
-        one.apply(one.with_our_agent(workload(OURS, ISTIO_META_DNS_CAPTURE="true")))
-        one.apply(workload(STREET))
-        cluster.ready(NAMESPACE)
+        settle(one)
         yield one
+
+
+def settle(town: Town) -> None:
+    """The workloads."""
+    town.cluster.kubectl("create", "namespace", NAMESPACE)
+    town.apply(STRICT, "istio-system")
+    town.apply(town.with_istios_agent(workload(THEIRS, PROXY_CONFIG_XDS_AGENT="true")))
+    town.apply(town.with_istios_agent(workload(SOTW, ISTIO_DELTA_XDS="false", ISTIO_META_DNS_CAPTURE="true")))
+    town.apply(town.with_our_agent(workload(OURS, ISTIO_META_DNS_CAPTURE="true")))
+    town.apply(workload(STREET))
+    town.cluster.ready(NAMESPACE)
 
 
 def test_pods_are_those_of_the_two_injectors(town: Town) -> None:
@@ -407,7 +412,41 @@ def test_one_control_plane_in_place_of_the_other(town: Town) -> None:
     if "docker.io/istio/pilot" not in istio:
         pytest.skip("from Istio's to ours and back; this cluster began with ours")
     root = ("get", "secret", "-n", "istio-system", "istio-ca-secret", "-o", "jsonpath={.data}")
-    before, pods = town.cluster.kubectl(*root), _pods(town)
+    before = town.cluster.kubectl(*root)
+    there_and_back(town)
+    assert town.cluster.kubectl(*root) == before
+
+
+def test_a_plugged_in_authority_serves_both(programs: Path, istio_source: Path, tmp_path: Path) -> None:
+    """The same with an intermediate authority of the user's in the Secret `cacerts`."""
+    with fresh("rootful") as cluster:
+        cluster.up()
+        town = Town(cluster, programs, istio_source, envoy_binary())
+        cluster.kubectl("create", "namespace", "istio-system")
+        files = [f"--from-file={path}" for path in _intermediate(tmp_path)]
+        cluster.kubectl("create", "secret", "generic", "cacerts", "-n", "istio-system", *files)
+        install_istiod(cluster, programs, istio_source, town.envoy, *STOCK)
+        settle(town)
+        there_and_back(town)
+        assert "istio-ca-secret" not in cluster.kubectl("get", "secrets", "-n", "istio-system", "-o", "name")
+
+
+def _intermediate(folder: Path) -> list[Path]:
+    """What Istio's documentation has in `cacerts`."""
+    script = """
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /O=Root -keyout root.key -out root-cert.pem
+    openssl req -newkey rsa:2048 -nodes -subj /O=Intermediate -keyout ca-key.pem -out ca.csr
+    printf 'basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\nsubjectKeyIdentifier=hash\n' > ext
+    openssl x509 -req -in ca.csr -CA root-cert.pem -CAkey root.key -CAcreateserial -days 2 -extfile ext -out ca-cert.pem
+    cat ca-cert.pem root-cert.pem > cert-chain.pem
+    """
+    subprocess.run(["sh", "-e", "-c", script], cwd=folder, check=True, capture_output=True)
+    return [folder / name for name in ("ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem")]
+
+
+def there_and_back(town: Town) -> None:
+    """Our control plane in place of Istio's, and Istio's in place of ours, below running pods."""
+    pods = _pods(town)
     ours = [("istio-base", ROOT / "charts" / "base", ()), ("istiod", ROOT / "charts" / "istiod", ())]
     theirs = [
         ("istio-base", town.source / BASE, ()),
@@ -416,29 +455,19 @@ def test_one_control_plane_in_place_of_the_other(town: Town) -> None:
     with Traffic(town, PAIRS) as traffic:
         for releases, image in ((ours, "pilotfishd"), (theirs, "istio/pilot")):
             for name, chart, arguments in releases:
-                run_helm(
-                    town.cluster,
-                    "upgrade",
-                    name,
-                    str(chart),
-                    "-n",
-                    "istio-system",
-                    "--wait",
-                    "--reset-values",
-                    *arguments,
-                )
+                where = (name, str(chart), "-n", "istio-system")
+                run_helm(town.cluster, "upgrade", *where, "--wait", "--reset-values", *arguments)
             deployment = town.cluster.get("deploy", "-n", "istio-system", "istiod")
             assert image in deployment["spec"]["template"]["spec"]["containers"][0]["image"]
             follow(town)
             # A certificate of the new authority: a pod that starts now.
-            town.cluster.kubectl("delete", "pod", "-n", NAMESPACE, "-l", "app=newcomer", "--ignore-not-found")
+            town.cluster.kubectl("delete", "deploy", "-n", NAMESPACE, "newcomer", "--ignore-not-found")
             town.apply(town.with_istios_agent(workload("newcomer")))
             town.cluster.ready(NAMESPACE, "newcomer")
             town.expect("200", NAMES, "http://newcomer/")
             for name in NAMES:
                 town.expect("200", ["newcomer"], f"http://{name}/")
     assert traffic.failures() == {}
-    assert town.cluster.kubectl(*root) == before
     assert pods.items() <= _pods(town).items()
 
 
