@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from pilotfish.api.crds import crds, to_yaml
 from pilotfish.api.files import load_all, load_one
 from pilotfish.api.mesh import decode_mesh_config, decode_mesh_networks
+from pilotfish.errors import UserError
 from pilotfish.inject.settings import InjectorSettings
 from pilotfish.install.charts import NAMES, directory, render
 
@@ -201,3 +203,49 @@ def test_gateway_is_injected() -> None:
     assert found["Service"]["spec"]["selector"] == {"app": "istio-ingressgateway", "istio": "ingressgateway"}
     assert found["Service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
     assert found["Role"]["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "watch", "list"]}]
+
+
+def test_unknown_values_are_told(helm: str, tmp_path: Path) -> None:
+    """Helm takes any value; the notes it prints name those that have no effect, such as mistyped ones."""
+    chart = tmp_path / "istiod"
+    shutil.copytree(directory() / "istiod", chart)
+    notes = chart / "templates" / "NOTES.txt"
+    (chart / "templates" / "_notes.tpl").write_text(f'{{{{- define "notes" -}}}}{notes.read_text()}{{{{- end -}}}}')
+    shown = 'kind: Note\nmetadata: {name: notes}\ntext: |-\n  {{- include "notes" . | nindent 2 }}\n'
+    (chart / "templates" / "notes.yaml").write_text(shown)
+
+    def told(*settings: str) -> str:
+        command = [helm, "template", "x", str(chart), "-s", "templates/notes.yaml"]
+        command += [part for setting in settings for part in ("--set", setting)]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        return str(load_one(printed)["text"])
+
+    assert "WARNING" not in told("revision=canary", "global.meshID=m", "pilot.env.A=b", "profile=demo")
+    assert "no effect: autoscalemin, global.nosuch" in told("autoscalemin=3", "global.nosuch=1")
+
+
+def test_unknown_values_of_a_gateway_are_refused(helm: str) -> None:
+    """The gateway's values have a schema, as Istio's."""
+    command = [helm, "template", "x", str(directory() / "gateway"), "--set", "replicacount=2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0
+    assert "replicacount" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("profile=nope", "unknown profile nope"),
+        ("profile=ambient", "no ambient mode"),
+        ("profile=stable", "no policy here"),
+        ("platform=moon", "unknown platform moon"),
+        ("compatibilityVersion=9.9", "unknown compatibility version 9.9"),
+        ("global.pilotCertProvider=kubernetes", "not supported"),
+    ],
+)
+def test_what_is_not_there_is_refused(setting: str, words: str) -> None:
+    """Rather than dropped in silence."""
+    path, _, value = setting.partition("=")
+    values: Any = {path.rpartition(".")[2]: value}
+    with pytest.raises(UserError, match=words):
+        render("istiod", "x", "istio-system", {"global": values} if "." in path else values)

@@ -154,6 +154,25 @@ def test_overlay_for_nothing() -> None:
         manifest(plan([("x", text)]))
 
 
+def test_values_without_effect_are_told() -> None:
+    """A value that no chart knows, at the top or under `global`, is named: a mistyped one is not dropped in silence."""
+    found = plan(settings=["values.global.nosuch=1", "values.autoscalemin=3", "values.global.meshID=m"])
+    assert found.warnings == [
+        "values.autoscalemin: this value is not known here and has no effect",
+        "values.global.nosuch: this value is not known here and has no effect",
+    ]
+    assert plan(settings=["profile=stable"]).warnings == [
+        "profile stable: there is no policy here that keeps objects to the stable fields"
+    ]
+
+
+def test_unknown_versions_and_platforms_are_refused() -> None:
+    """Compatibility with a version that Istio never had, and platforms there are none of."""
+    for setting in ("compatibilityVersion=9.9", "values.platform=moon"):
+        with pytest.raises(UserError, match="unknown"):
+            [component.objects() for component in plan(settings=[setting]).components]
+
+
 def test_what_is_not_supported_is_told() -> None:
     """Nothing is silently left out."""
     assert plan(settings=["components.cni.enabled=true"]).warnings == [

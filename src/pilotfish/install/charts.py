@@ -44,6 +44,23 @@ def render(chart: str, release: str, namespace: str, values: Mapping[str, Any]) 
     return objects
 
 
+_ELSEWHERE = {
+    *("defaults", "pilot", "base", "istio_cni", "cni", "gateways", "ztunnel", "profile", "platform"),
+    *("compatibilityVersion", "enabled", "ownerName", "_internal_defaults_do_not_set"),
+}
+"""Values of other charts, and those that say how values are meant."""
+
+
+def unknown_values(values: Mapping[str, Any]) -> list[str]:
+    """Values for the charts of the control plane, at the top and under `global`, that none of them knows."""
+    known: Object = {}
+    for chart in ("base", "istiod"):
+        merge_overwrite(known, _read(chart).values["_internal_defaults_do_not_set"])
+    found = [name for name in values if name not in known and name not in _ELSEWHERE]
+    own = values.get("global") or {}
+    return found + [f"global.{name}" for name in own if name not in known["global"] and name not in _ELSEWHERE]
+
+
 class _Files:
     """The chart's files, as templates ask for them: `.Files.Get "name"`."""
 

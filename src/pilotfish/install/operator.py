@@ -11,7 +11,7 @@ from pilotfish.api.files import load_all
 from pilotfish.errors import UserError
 from pilotfish.gotemplate import merge_overwrite
 from pilotfish.install import paths
-from pilotfish.install.charts import Object, render
+from pilotfish.install.charts import Object, render, unknown_values
 
 _INGRESS = {"name": "istio-ingressgateway", "enabled": True}
 _EGRESS = {"name": "istio-egressgateway", "enabled": True}
@@ -22,14 +22,15 @@ PROFILES: Mapping[str, Object] = {
         "values": {"profile": "demo"},
     },
     "minimal": {},
-    "preview": {"components": {"ingressGateways": [_INGRESS]}},
+    "preview": {"components": {"ingressGateways": [_INGRESS]}, "values": {"profile": "preview"}},
     "stable": {"components": {"ingressGateways": [_INGRESS]}},
     "remote": {"values": {"profile": "remote"}},
     "empty": {"components": {"base": {"enabled": False}, "pilot": {"enabled": False}}},
 }
 """IstioOperator specs that a file or `--set` is laid over."""
 _SPEC_FIELDS = {"profile", "hub", "tag", "namespace", "revision", "meshConfig", "values", "components"}
-_IGNORED_FIELDS = {"installPackagePath", "compatibilityVersion", "addonComponents", "unvalidatedValues"}
+_SPEC_FIELDS |= {"compatibilityVersion"}
+_IGNORED_FIELDS = {"installPackagePath", "addonComponents", "unvalidatedValues"}
 _UNSUPPORTED = {"cni": "the CNI plugin", "ztunnel": "ambient mode", "istiodRemote": "a remote istiod component"}
 _GATEWAY_PORTS = {
     "istio-ingressgateway": (("status-port", 15021, 15021), ("http2", 80, 8080), ("https", 443, 8443)),
@@ -113,12 +114,18 @@ def _plan(profile: str, given: Object) -> Plan:
         for name, what in _UNSUPPORTED.items()
         if (parts.get(name) or {}).get("enabled")
     ]
+    warnings += [f"{name}: this field has no effect here" for name in sorted(_IGNORED_FIELDS & set(given))]
+    if profile == "stable":
+        warnings.append("profile stable: there is no policy here that keeps objects to the stable fields")
     values = spec.get("values") or {}
+    warnings += [f"values.{name}: this value is not known here and has no effect" for name in unknown_values(values)]
     own = values.get("global") or {}
     namespace = str(spec.get("namespace") or own.get("istioNamespace") or "istio-system")
     revision = str(spec.get("revision") or values.get("revision") or "")
     common: Object = {"global": {key: spec[key] for key in ("hub", "tag") if spec.get(key)}}
     common["global"]["istioNamespace"] = namespace
+    if spec.get("compatibilityVersion"):
+        common["compatibilityVersion"] = spec["compatibilityVersion"]
     common = merge_overwrite(common, values)
     components: list[Component] = []
     if _enabled(parts.get("base"), True):
