@@ -151,7 +151,7 @@ def tcp_loggers(db: Db, view: View, inbound: bool) -> tuple[Fields, ...]:
     if view.metering is not Metering.LOGGER:
         return ()
     settings, tags = metrics(db, view.namespace, view.labels, inbound), _tags(view, inbound, False)
-    interval = reporting_interval(db, view.namespace, view.labels) // 1_000_000  # ms
+    interval = min(reporting_interval(db, view.namespace, view.labels) // 1_000_000, 2**32 - 1)  # ms
     lasted = {"op": "GE", "value": {"default_value": interval, "runtime_key": "pilotfish.tcp_reporting"}}
     reported = {"and_filter": {"filters": [_moment(END), {"duration_filter": {"comparison": lasted}}]}}
     made = (
