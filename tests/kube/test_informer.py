@@ -3,18 +3,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from tests.kube.scripted_server import ConfigMapServer, config_map, serving, status
 
-from pilotfish.kube.informer import Change, Informer
+from pilotfish.kube.informer import Change, Informer, identity
 from pilotfish.kube.resources import CONFIG_MAPS
 
 
 @asynccontextmanager
-async def running(server: ConfigMapServer) -> AsyncIterator[tuple[Informer, asyncio.Queue[Change]]]:
+async def running(server: ConfigMapServer, **options: Any) -> AsyncIterator[tuple[Informer, asyncio.Queue[Change]]]:
     async with serving(server.handle) as client:
-        informer = Informer(client, CONFIG_MAPS)
+        informer = Informer(client, CONFIG_MAPS, **options)
         seen: asyncio.Queue[Change] = asyncio.Queue()
         informer.add_handler(seen.put_nowait)
         task = asyncio.create_task(informer.run())
@@ -49,6 +50,23 @@ async def test_list_then_watch() -> None:
         ]
         assert [one["data"] for one in informer.store.values()] == [{"k": "v"}]
         assert server.watches[0]["resourceVersion"] == "5"
+
+
+async def test_handlers_see_whole_objects_of_which_only_the_identity_is_kept() -> None:
+    """With `keep`, memory holds which object there is in which version, and the differences are told all the same."""
+    server = ConfigMapServer()
+    server.items = [config_map("a", 1, k="v"), config_map("b", 2, k="v")]
+    async with running(server, keep=identity) as (informer, seen):
+        changes = [await asyncio.wait_for(seen.get(), 60) for _ in range(2)]
+        assert [change.object["data"] for change in changes] == [{"k": "v"}] * 2
+        assert not any("data" in one for one in informer.store.values())
+        server.items = [config_map("a", 8, k="w")]
+        server.version = 8
+        server.events.put_nowait({"type": "ERROR", "object": status(410, "Expired")})
+        gone, changed = [await asyncio.wait_for(seen.get(), 60) for _ in range(2)]
+        assert gone.new is None
+        assert (gone.object["kind"], gone.object["metadata"]["name"]) == ("ConfigMap", "b")
+        assert changed.object["data"] == {"k": "w"}
 
 
 async def test_bookmark_moves_the_place_to_resume() -> None:

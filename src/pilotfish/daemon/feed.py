@@ -12,12 +12,13 @@ from pilotfish import api
 from pilotfish.api.mesh import MeshConfig, MeshNetworks, decode_mesh_config, decode_mesh_networks
 from pilotfish.api.telemetry import EXPIRES
 from pilotfish.api.validation import validate_mesh
+from pilotfish.daemon.memory import trim
 from pilotfish.daemon.metrics import Metrics
 from pilotfish.daemon.options import Options
 from pilotfish.inject import InjectionError, InjectorSettings
 from pilotfish.inject.native import nodes_allow
 from pilotfish.kube.client import Client
-from pilotfish.kube.informer import Change, Handler, Informer, Informers
+from pilotfish.kube.informer import Change, Handler, Informer, Informers, identity
 from pilotfish.kube.meta import matches_labels
 from pilotfish.kube.resources import (
     CONFIG_MAPS,
@@ -41,6 +42,8 @@ INJECTOR = "istio-sidecar-injector"
 _Setting = TypeVar("_Setting", bound=MeshConfig | MeshNetworks)
 
 KUBERNETES = (NAMESPACES, NODES, PODS, SERVICES, ENDPOINT_SLICES, SECRETS)
+WHOLE = (NAMESPACES, NODES)
+"""Kinds that are looked up as they are. What matters of the others is in the world, and they are many."""
 
 
 class Feed:
@@ -53,7 +56,7 @@ class Feed:
         self._metrics = metrics
         self._core: list[Informer] = []
         self._config: dict[str, Informer] = {}
-        self._crds = informers.get(CUSTOM_RESOURCE_DEFINITIONS)
+        self._crds = informers.get(CUSTOM_RESOURCE_DEFINITIONS, keep=identity)
         self._injector: InjectorSettings | None = InjectorSettings.read({}, options.revision, options.namespace)
         self._injector_seen = False
         self._own_maps = Informer(client, CONFIG_MAPS, options.namespace)
@@ -69,7 +72,7 @@ class Feed:
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Start everything; returns when all that is there has been read once."""
         for resource in KUBERNETES:
-            informer = self._informers.get(resource)
+            informer = self._informers.get(resource, keep=None if resource in WHOLE else identity)
             informer.add_handler(self._changed)
             self._core.append(informer)
         self._crds.add_handler(self._crd_changed)
@@ -79,6 +82,7 @@ class Feed:
         await self._crds.synced.wait()
         for informer in (*self._core, self._own_maps, *self._config.values()):
             await informer.synced.wait()
+        trim()  # the lists came as a whole and were many times what is left of them
 
     @property
     def objects(self) -> list[Object]:

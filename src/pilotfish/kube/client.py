@@ -121,29 +121,43 @@ class Client:
         page_size: int = 500,
     ) -> ObjectList:
         """All objects of a kind, in pages of `page_size` (0: in one). `labels` and `fields` are selectors."""
+        find: dict[str, Any] = {"labels": labels, "fields": fields, "metadata_only": metadata_only}
+        try:
+            pages = [page async for page in self.pages(resource, namespace, **find, page_size=page_size)]
+        except ApiStatusError as error:
+            if error.code != 410 or not page_size:
+                raise
+            # The pages took longer than the server keeps history: once more, in one piece.
+            pages = [page async for page in self.pages(resource, namespace, **find, page_size=0)]
+        return ObjectList([item for page in pages for item in page.items], pages[-1].resource_version)
+
+    async def pages(
+        self,
+        resource: ResourceType,
+        namespace: str = "",
+        *,
+        labels: str = "",
+        fields: str = "",
+        metadata_only: bool = False,
+        page_size: int = 500,
+    ) -> AsyncIterator[ObjectList]:
+        """The same, page by page. Raises ApiStatusError 410 when that takes longer than the server keeps history."""
         params = _selectors(labels, fields)
         if page_size:
             params["limit"] = str(page_size)
         path = resource.path("", namespace)
-        items: list[Object] = []
         while True:
-            try:
-                page = await self.request("GET", path, params=params, accept=_METADATA_LIST if metadata_only else "")
-            except ApiStatusError as error:
-                if error.code != 410 or "continue" not in params:
-                    raise
-                # The pages took longer than the server keeps history: once more, in one piece.
-                items, params = [], _selectors(labels, fields)
-                continue
+            page = await self.request("GET", path, params=params, accept=_METADATA_LIST if metadata_only else "")
             api_version, kind = page.get("apiVersion"), str(page.get("kind", "")).removesuffix("List")
-            for item in page.get("items") or ():
+            items: list[Object] = page.get("items") or []
+            for item in items:
                 # Items of built-in kinds come without their type; everyone below wants it.
                 item.setdefault("apiVersion", api_version)
                 item.setdefault("kind", kind)
-                items.append(item)
             meta = page["metadata"]
+            yield ObjectList(items, meta.get("resourceVersion", ""))
             if not meta.get("continue"):
-                return ObjectList(items, meta.get("resourceVersion", ""))
+                return
             params["continue"] = meta["continue"]
 
     async def watch(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pilotfish.kube.client import Client
 from pilotfish.kube.errors import ApiStatusError, KubeError, is_expired
@@ -35,6 +36,15 @@ class Change(NamedTuple):
 Handler = Callable[[Change], None]
 IndexFunction = Callable[[Object], Iterable[str]]
 """The keys under which an object is found."""
+
+
+_IDENTITY = ("name", "namespace", "uid", "resourceVersion")
+
+
+def identity(obj: Object) -> Object:
+    """To `keep`: which object it is, in which version."""
+    meta = {key: value for key, value in obj["metadata"].items() if key in _IDENTITY}
+    return {"apiVersion": sys.intern(obj["apiVersion"]), "kind": sys.intern(obj["kind"]), "metadata": meta}
 
 
 class Store:
@@ -126,8 +136,13 @@ class Informer:
         fields: str = "",
         metadata_only: bool = False,
         transform: Callable[[Object], Object] | None = None,
+        keep: Callable[[Object], Object] | None = None,
     ) -> None:
-        """`transform` shapes an object before it is stored; managedFields are always dropped, nobody reads them."""
+        """`transform` shapes an object before it is stored; managedFields are always dropped, nobody reads them.
+
+        `keep` says what of it stays in the store once the handlers have seen the whole; a handler that is added later
+        is told no more than that.
+        """
         self.resource = resource
         self.store = Store()
         self.synced = asyncio.Event()
@@ -140,6 +155,7 @@ class Informer:
         self._fields = fields
         self._metadata_only = metadata_only
         self._transform = transform
+        self._keep = keep
         self._handlers: list[Handler] = []
         self._resource_version = ""
         self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}
@@ -228,20 +244,29 @@ class Informer:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
     async def _relist(self) -> None:
-        listed = await self._client.list(
-            self.resource,
-            self._namespace,
-            labels=self._labels,
-            fields=self._fields,
-            metadata_only=self._metadata_only,
-        )
-        current = {key_of(item): item for item in listed.items}
-        gone = [key for key in self.store if key not in current]
-        for key in gone:
-            self._delete(key, None)
-        for item in current.values():
-            self._put(item)
-        self._resource_version = listed.resource_version
+        find: dict[str, Any] = {
+            "labels": self._labels,
+            "fields": self._fields,
+            "metadata_only": self._metadata_only,
+        }
+        if self.store:
+            listed = await self._client.list(self.resource, self._namespace, **find)
+            current = {key_of(item): item for item in listed.items}
+            gone = [key for key in self.store if key not in current]
+            for key in gone:
+                self._delete(key, None)
+            for item in current.values():
+                self._put(item)
+            self._resource_version = listed.resource_version
+        else:
+            # There is nothing to compare with, so that all of a long list need not be in memory at once. If it breaks
+            # off, what has come is compared the next time.
+            version = ""
+            async for page in self._client.pages(self.resource, self._namespace, **find):
+                for item in page.items:
+                    self._put(item)
+                version = page.resource_version
+            self._resource_version = version
         self.last_error = None
         self.synced.set()
         self._wake()
@@ -265,7 +290,7 @@ class Informer:
             elif old["metadata"].get("resourceVersion") == meta.get("resourceVersion"):
                 return
         obj = self._shape(obj)
-        old = self.store.put(key, obj)
+        old = self.store.put(key, self._keep(obj) if self._keep else obj)
         self._notify(Change(old, obj))
 
     def _delete(self, key: Key, last: Object | None) -> None:
@@ -307,8 +332,9 @@ class Informers:
         fields: str = "",
         metadata_only: bool = False,
         transform: Callable[[Object], Object] | None = None,
+        keep: Callable[[Object], Object] | None = None,
     ) -> Informer:
-        """Runs once `start` has been called. `transform` is that of the first who asks."""
+        """Runs once `start` has been called. `transform` and `keep` are those of the first who asks."""
         key = (resource, namespace, labels, fields, metadata_only)
         if key not in self._informers:
             self._informers[key] = Informer(
@@ -319,6 +345,7 @@ class Informers:
                 fields=fields,
                 metadata_only=metadata_only,
                 transform=transform,
+                keep=keep,
             )
             if self._running:
                 self._run(key)
