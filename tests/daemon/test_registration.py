@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
+from base64 import b64decode
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -11,11 +14,23 @@ from pilotfish.daemon.registration import CONNECTED, CONTROLLER, DISCONNECTED, E
 from pilotfish.envoy import proto
 from pilotfish.envoy.resource import CLUSTER, ENDPOINT
 from pilotfish.kube.client import Client
-from pilotfish.kube.resources import SERVICE_ACCOUNTS, SERVICES, Object
+from pilotfish.kube.resources import SECRETS, SERVICE_ACCOUNTS, SERVICES, Object
 from pilotfish.xds.service import HEALTH_TYPE
 
 from .conftest import SYSTEM, Cluster
-from .harness import DELTA, ControlPlane, Proxy, client_tls, config, connected, node_of, service, token, until
+from .harness import (
+    DELTA,
+    ControlPlane,
+    Proxy,
+    client_tls,
+    config,
+    connected,
+    new_namespace,
+    node_of,
+    service,
+    token,
+    until,
+)
 from .test_control import roots_in
 
 pytestmark = pytest.mark.xdist_group("daemon")
@@ -114,3 +129,47 @@ async def test_nobody_registers_as_another(
         await other.verdict()
         await until(lambda: "may not be WorkloadEntry" in plane.log.read_text(), "a word in the log")
         assert await entries(client, namespace) == []
+
+
+async def test_the_next_replica_takes_over(cluster: Cluster, client: Client) -> None:
+    """After a replica has died, its machines are those of whom they connect to next; who does not is forgotten."""
+    system = await new_namespace(client, "system")
+    short = {"PILOT_WORKLOAD_ENTRY_GRACE_PERIOD": "500ms"}
+    first, second = (ControlPlane(cluster.kubeconfig, cluster.folder, system, name, **short) for name in ("one", "two"))
+    for account in ("machine", "other"):
+        await client.create(SERVICE_ACCOUNTS, {"metadata": {"name": account, "namespace": system}})
+    group = {**TEMPLATE, "template": {}}
+    for name in ("machines", "others"):
+        await client.create(GROUPS, config("WorkloadGroup", system, name, group))
+    machines, others = machine(system), machine(system)
+    others["metadata"]["AUTO_REGISTER_GROUP"] = "others"
+
+    async def controllers() -> dict[str, str]:
+        found = await entries(client, system)
+        return {one["metadata"]["name"]: one["metadata"]["annotations"].get(CONTROLLER, "") for one in found}
+
+    try:
+        first.start()
+        await first.ready()
+        bearer = await token(client, system, "machine")
+        own = await client.get(SECRETS, "istio-ca-secret", system)
+        tls = client_tls(cluster.folder, trust=b64decode(own["data"]["root-cert.pem"]))
+        async with (
+            connected(first.secure, machines, tls=tls, bearer=bearer),
+            connected(first.secure, others, tls=tls, bearer=bearer),
+        ):
+            both = {"machines-10.1.1.1-n1": "one", "others-10.1.1.1-n1": "one"}
+            await until(lambda: controllers_are(controllers, both), "both entries")
+            first.end(signal.SIGKILL)
+        second.start()
+        await second.ready()
+        async with connected(second.secure, machines, tls=tls, bearer=bearer):
+            left = {"machines-10.1.1.1-n1": "two"}
+            await until(lambda: controllers_are(controllers, left), "one has moved, the other is forgotten")
+    finally:
+        first.end()
+        second.end()
+
+
+async def controllers_are(asked: Callable[[], Awaitable[dict[str, str]]], wanted: dict[str, str]) -> bool:
+    return await asked() == wanted

@@ -58,6 +58,8 @@ class Options:
     custom_hosts: tuple[str, ...] = ()
     address_ranges: tuple[str, ...] = RANGES
     """Where ServiceEntries without addresses get theirs from; empty: they get none."""
+    registration_grace: timedelta = timedelta(seconds=10)
+    """How long a machine that registered itself may be gone before it is forgotten."""
     debug_on_http: bool = True
     """Off, debug pages are had over xDS only."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -94,6 +96,7 @@ def read_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
     found["address_ranges"] = _ranges(env)
     take("custom_hosts", "ISTIOD_CUSTOM_HOST", _words)
     take("default_workload_ttl", "DEFAULT_WORKLOAD_CERT_TTL", span("DEFAULT_WORKLOAD_CERT_TTL"))
+    take("registration_grace", "PILOT_WORKLOAD_ENTRY_GRACE_PERIOD", span("PILOT_WORKLOAD_ENTRY_GRACE_PERIOD"))
     take("debug_on_http", "ENABLE_DEBUG_ON_HTTP", lambda value: value.lower() != "false")
     take("cacerts", "ROOT_CA_DIR", Path)
     take("cacerts_check", "ROOT_CA_CHECK_INTERVAL", span("ROOT_CA_CHECK_INTERVAL"))

@@ -32,12 +32,11 @@ CONTROLLER = "istio.io/workloadController"
 CONNECTED, DISCONNECTED = "istio.io/connectedAt", "istio.io/disconnectedAt"
 HEALTH_CHECKED = "proxy.istio.io/health-checks-enabled"
 HEALTHY = "Healthy"
-GRACE_SECONDS = 10.0
-"""How long a workload may be gone before its entry is removed (PILOT_WORKLOAD_ENTRY_GRACE_PERIOD)."""
 WAIT_SECONDS = 5.0
 """How often a group is looked for that is not there."""
-ORPHANED_SECONDS = 60.0
-"""How long after a replica's end its workloads may take to connect to another."""
+ORPHANED, SWEEP = 6, 10
+"""In times of grace: what the workloads of a replica that ended may take to connect to another, and how often is looked
+for those that did not."""
 
 Key = tuple[str, str]
 """Namespace and name of an entry."""
@@ -106,9 +105,11 @@ def entry(key: Key, group: Object, node: Node) -> Object:
 
 
 class Registrar:
-    """`instance` is this replica's name, that of its pod."""
+    """`instance` is this replica's name, that of its pod in `namespace`; `grace` is for how many seconds a workload may
+    be gone before its entry is removed."""
 
-    def __init__(self, client: Client, namespace: str, instance: str) -> None:
+    def __init__(self, client: Client, namespace: str, instance: str, grace: float) -> None:
+        self._grace = grace
         self._client = client
         self._namespace = namespace
         self._instance = instance
@@ -147,7 +148,7 @@ class Registrar:
     async def sweep(self) -> None:
         """Runs until cancelled, on one replica: removes what others have left behind."""
         while True:
-            await asyncio.sleep(10 * GRACE_SECONDS)
+            await asyncio.sleep(SWEEP * self._grace)
             try:
                 for found in (await self._client.list(ENTRIES)).items:
                     if await self._left_behind(found):
@@ -161,8 +162,8 @@ class Registrar:
         if GROUP not in notes:
             return False
         if CONNECTED not in notes:
-            return _age(notes.get(DISCONNECTED)) > GRACE_SECONDS
-        if notes.get(CONTROLLER) == self._instance or _age(notes[CONNECTED]) < ORPHANED_SECONDS:
+            return _age(notes.get(DISCONNECTED)) > self._grace
+        if notes.get(CONTROLLER) == self._instance or _age(notes[CONNECTED]) < ORPHANED * self._grace:
             return False
         try:
             await self._client.get(PODS, notes.get(CONTROLLER, ""), self._namespace)
@@ -207,8 +208,8 @@ class Registrar:
             return
         if CONNECTED in notes:
             await self._note(found, {CONNECTED: None, DISCONNECTED: format_time(now())})
-            self._queue.add_after(key, GRACE_SECONDS)
-        elif (left := GRACE_SECONDS - _age(notes.get(DISCONNECTED))) > 0:
+            self._queue.add_after(key, self._grace)
+        elif (left := self._grace - _age(notes.get(DISCONNECTED))) > 0:
             self._queue.add_after(key, left + 0.1)
         else:
             await self._delete(found)

@@ -122,7 +122,7 @@ class Daemon:
         await feed.start(tasks)
         feed.on_change = self.fleet.changed
         self.compiler.changed()
-        registrar = Registrar(client, options.namespace, options.pod_name)
+        registrar = Registrar(client, options.namespace, options.pod_name, options.registration_grace.total_seconds())
         tasks.create_task(registrar.run(), name="registration")
         await self._serve_grpc(tasks, client, backend, serving, registrar)
         await self._listen(tasks, webhooks(self.metrics, self._injection(feed)), options.https, serving)
