@@ -135,7 +135,7 @@ class _Builder:
             *self._both(source.request_principals, source.not_request_principals, _request_principal, "ids", http=True),
             *self._both(source.namespaces, source.not_namespaces, _namespace, "ids"),
             *self._both(source.service_accounts, source.not_service_accounts, self._service_account, "ids"),
-            *self._both(source.trust_domains, source.not_trust_domains, _trust_domain, "ids"),
+            *self._both(source.trust_domains, source.not_trust_domains, self._trust_domain, "ids"),
             *self._both(source.ip_blocks, source.not_ip_blocks, lambda v: {"direct_remote_ip": cidr(v)}, "ids"),
             *self._both(source.remote_ip_blocks, source.not_remote_ip_blocks, lambda v: {"remote_ip": cidr(v)}, "ids"),
         ]
@@ -167,6 +167,11 @@ class _Builder:
             namespace, name = self.namespace, value
         return _authenticated(f"spiffe://.+/ns/{re.escape(namespace)}/(.+/|)sa/{re.escape(name)}(/.+)?")
 
+    def _trust_domain(self, value: str) -> Fields:
+        """A trust domain, or a pattern; the mesh's own by all of its names."""
+        own = value in (*self.domains, "cluster.local")
+        return _or([_of_domain(name) for name in (self.domains if own else (value,))], "ids")
+
     def condition(self, condition: Condition) -> tuple[list[Fields], list[Fields]]:
         """A `when` entry as (permissions, principals): one of them is empty."""
         key = condition.key
@@ -176,7 +181,7 @@ class _Builder:
             "source.namespace": (_namespace, "ids", False),
             "source.principal": (self._principal, "ids", False),
             "source.serviceAccount": (self._service_account, "ids", False),
-            "source.trustDomain": (_trust_domain, "ids", False),
+            "source.trustDomain": (self._trust_domain, "ids", False),
             "request.auth.principal": (_request_principal, "ids", True),
             "request.auth.audiences": (lambda v: _claim(["aud"], v), "ids", True),
             "request.auth.presenter": (lambda v: _claim(["azp"], v), "ids", True),
@@ -279,7 +284,7 @@ def _namespace(value: str) -> Fields:
     return _authenticated(f".*/ns/{'.*'.join(re.escape(p) for p in value.split('*'))}/.*")
 
 
-def _trust_domain(value: str) -> Fields:
+def _of_domain(value: str) -> Fields:
     if value == "*":
         return {"authenticated": {"principal_name": {"prefix": "spiffe://"}}}
     if "*" in value:
@@ -404,7 +409,7 @@ def _ext_authz(db: Db, found: ExtensionProvider, *, tcp: bool) -> Fields | None:
 def _http_service(web: ExtAuthzHttp, cluster: str, timeout: Fields) -> Fields:
     host = cluster.rpartition("|")[2]
     fields: Fields = {
-        "server_uri": {"uri": f"http://{host}:{web.port}", "cluster": cluster, "timeout": timeout},
+        "server_uri": {"uri": f"http://{host}", "cluster": cluster, "timeout": timeout},
     }
     if web.path_prefix:
         fields["path_prefix"] = web.path_prefix

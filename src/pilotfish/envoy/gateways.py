@@ -91,6 +91,7 @@ def gateway_listener(db: Db, view: View, one: Merged, name: str) -> Resource:
         inbound=False,
         bound=True,
         listener_filters=filters,
+        timeout=None,
         access_log=listener_loggers(db, view, False),
         more=more,
     )
@@ -141,7 +142,7 @@ def _server_chains(db: Db, view: View, bound: Bound, *, build: bool = True) -> I
             mine = {k: v for k, v in mine.items() if v}
         if one.ranges:
             mine["prefix_ranges"] = [cidr(r) for r in one.ranges]
-        policy = destination_rules.policy(db, one.refs, one.subset, one.port)
+        policy = destination_rules.tcp_policy(db, one.refs, one.subset)
         network = [
             *authorization.custom_tcp(db, view),
             *authorization.tcp(db, view),

@@ -88,13 +88,14 @@ def listener(
     bound: bool,
     default: Fields | None = None,
     listener_filters: Iterable[Fields] = (),
-    timeout: int = 0,
+    timeout: int | None = 0,
     access_log: Iterable[Fields] = (),
     more: Fields | None = None,
 ) -> Resource:
     """A listener. `bound`: it has a socket of its own; others are handed connections by a capturing one.
 
-    `timeout` (nanoseconds) is how long sniffing may wait for the first bytes; 0 is for ever.
+    `timeout` (nanoseconds) is how long sniffing may wait for the first bytes; 0 is for ever,
+    and None for Envoy's own bound, after which the connection is closed.
     """
     fields: Fields = {
         "name": name,
@@ -111,8 +112,9 @@ def listener(
         fields["default_filter_chain"] = default
     if filters := list(listener_filters):
         fields["listener_filters"] = filters
-        fields["listener_filters_timeout"] = duration(timeout)
-        fields["continue_on_listener_filters_timeout"] = True
+        if timeout is not None:
+            fields["listener_filters_timeout"] = duration(timeout)
+            fields["continue_on_listener_filters_timeout"] = True
     if logs := list(access_log):
         fields["access_log"] = logs
     return build(LISTENER, fields)

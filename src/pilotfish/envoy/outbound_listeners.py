@@ -45,7 +45,6 @@ class Chain(NamedTuple):
     refs: tuple[Ref, ...] = ()
     """Rules of the first destination, for the idle timeout and the like."""
     subset: str = ""
-    port: int = 0
     source: Ref | None = None
     """The VirtualService it comes from."""
 
@@ -250,7 +249,7 @@ def _chains(db: Db, caller: Caller, number_: int, found: Service, port: Port, *,
         if any(found.host in c.server_names for c in result):
             return tuple(result)
         sni = (found.host, *found.aliases)
-    result.append(Chain(((to.cluster, 1),), to.cluster, sni, (), to.refs, "", port.number))
+    result.append(Chain(((to.cluster, 1),), to.cluster, sni, (), to.refs))
     return tuple(result)
 
 
@@ -309,8 +308,8 @@ def _chain(
         first = first or (to, d.subset)
         targets.append((to.cluster, one.weight or 1))
     prefix = targets[0][0] if len(targets) == 1 else f"{ref.name}.{ref.namespace}"
-    refs, subset, at = ((first[0].refs, first[1], first[0].port)) if first else ((), "", 0)
-    return Chain(tuple(targets), prefix, sni, subnets, refs, subset, at, ref)
+    rules, subset = (first[0].refs, first[1]) if first else ((), "")
+    return Chain(tuple(targets), prefix, sni, subnets, rules, subset, ref)
 
 
 # Building
@@ -395,7 +394,7 @@ def _tcp_chain(db: Db, view: View, one: Chain) -> Fields:
         match["server_names"] = list(one.server_names)
     if one.ranges:
         match["prefix_ranges"] = [cidr(r) for r in one.ranges]
-    policy = destination_rules.policy(db, one.refs, one.subset, one.port)
+    policy = destination_rules.tcp_policy(db, one.refs, one.subset)
     more: dict[str, Any] = {}
     if one.source is not None:
         path = config_path("VirtualService", one.source.namespace, one.source.name)

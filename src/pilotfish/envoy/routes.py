@@ -192,6 +192,8 @@ def _route(
     else:
         return None  # a delegate that left nothing, or nothing to do: the next rule decides
     _headers(fields, rule.headers)
+    if len(rule.route) == 1 and "route" in fields:
+        _headers(fields, rule.route[0].headers)
     if rule.fault is not None:
         overrides["envoy.filters.http.fault"] = _fault(rule.fault)
     if rule.cors_policy is not None:
@@ -273,7 +275,7 @@ def _header_form(value: StringMatch) -> Fields:
 
 
 def _query_form(value: StringMatch) -> Fields:
-    form = string_match(value)
+    form = {"exact": ""} if value.exact == "" else string_match(value)
     return {"present_match": True} if form is None else {"string_match": form}
 
 
@@ -315,7 +317,6 @@ def _action(
         operation = f"{to.host}:{to.port}{_path(route_match(match, caller.gateway))}"
         if to.protocol is Protocol.AUTO:
             overrides |= alpn.BY_DOWNSTREAM_PROTOCOL
-        _destination_headers(action, one)
         extra = one.headers
     else:
         extra = None
@@ -323,11 +324,11 @@ def _action(
             "clusters": [_weighted(r, t) for r, t in zip(weighted, targets, strict=True)],
         }
     retries = rule.retries if rule.retries is not None else mesh(db).default_http_retry_policy
-    if (policy := retry_policy(retries, hashed=bool(hashed))) is not None:
+    if (policy := retry_policy(retries, hashed=bool(hashed) and len(weighted) == 1)) is not None:
         action["retry_policy"] = policy
     if hashed:
         action["hash_policy"] = hashed
-    _rewrite(action, rule.rewrite, rule.headers, extra)
+    _rewrite(action, rule.rewrite, _host_of(rule.headers) or _host_of(extra))
     mirrors = list(_mirrors(db, caller, rule, port))
     if mirrors:
         action["request_mirror_policies"] = mirrors
@@ -352,15 +353,6 @@ def _weighted(route: HTTPRouteDestination, to: Target) -> Fields:
     return fields
 
 
-def _destination_headers(action: Fields, route: HTTPRouteDestination) -> None:
-    """A single destination's own header changes: a weighted cluster of one carries them."""
-    if route.headers is not None and any((route.headers.request, route.headers.response)):
-        cluster = action.pop("cluster")
-        one: Fields = {"name": cluster, "weight": number(100)}
-        _headers(one, route.headers)
-        action["weighted_clusters"] = {"clusters": [one]}
-
-
 def _host_of(headers: Headers | None) -> str | None:
     operations = headers.request if headers is not None else None
     for name, value in (operations.set if operations is not None else {}).items():
@@ -370,6 +362,7 @@ def _host_of(headers: Headers | None) -> str | None:
 
 
 def _headers(fields: Fields, headers: Headers | None) -> None:
+    """Changes of headers; they come after those that are there already."""
     if headers is None:
         return
     if headers.request is not None:
@@ -381,14 +374,14 @@ def _headers(fields: Fields, headers: Headers | None) -> None:
 def _operations(fields: Fields, side: str, operations: HeaderOperations) -> None:
     added = [header(k, v) for k, v in sorted(operations.set.items()) if k.lower() not in (":authority", "host")]
     added += [header(k, v, append=True) for k, v in sorted(operations.add.items())]
-    if added:
-        fields[f"{side}_headers_to_add"] = added
-    if operations.remove:
-        fields[f"{side}_headers_to_remove"] = list(operations.remove)
+    for field, values in (("add", added), ("remove", list(operations.remove))):
+        if values:
+            name = f"{side}_headers_to_{field}"
+            fields[name] = [*fields.get(name, ()), *values]
 
 
-def _rewrite(action: Fields, rewrite: HTTPRewrite | None, headers: Headers | None, extra: Headers | None) -> None:
-    host = _host_of(headers) or (_host_of(extra) if "weighted_clusters" not in action else None)
+def _rewrite(action: Fields, rewrite: HTTPRewrite | None, host: str | None) -> None:
+    """`host`: what header operations make of it."""
     if rewrite is not None:
         if rewrite.uri_regex_rewrite is not None:
             action["regex_rewrite"] = {
@@ -608,7 +601,7 @@ def default_route(db: Db, caller: Caller, key: ServiceKey, port: int) -> Fields:
         "cluster": to.cluster,
         **timeouts(0),
     }
-    if (policy := retry_policy(mesh(db).default_http_retry_policy, hashed=bool(hashed))) is not None:
+    if (policy := retry_policy(mesh(db).default_http_retry_policy, hashed=False)) is not None:
         action["retry_policy"] = policy
     if hashed:
         action["hash_policy"] = hashed

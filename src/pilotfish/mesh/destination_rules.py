@@ -149,6 +149,12 @@ def policy(db: Db, refs: tuple[Ref, ...], subset: str, port: int) -> TrafficPoli
     return result
 
 
+def tcp_policy(db: Db, refs: tuple[Ref, ...], subset: str) -> TrafficPolicy:
+    """What holds for connections to a host as Istio's TCP proxies take it: no port levels, and limits from the top."""
+    own, top = policy(db, refs, subset, 0), policy(db, refs, "", 0)
+    return msgspec.structs.replace(own, connection_pool=top.connection_pool)
+
+
 def for_port(policy: TrafficPolicy | None, port: int) -> TrafficPolicy:
     """The policy for a port: port-level settings replace all four groups together, absent ones included."""
     if policy is None:
