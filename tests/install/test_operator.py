@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -163,6 +164,21 @@ def test_values_without_effect_are_told() -> None:
     ]
     assert plan(settings=["profile=stable"]).warnings == [
         "profile stable: there is no policy here that keeps objects to the stable fields"
+    ]
+
+
+def test_settings_of_kubernetes_without_effect_are_told() -> None:
+    """What is not taken over from `k8s` is named."""
+    spec = {
+        "components": {
+            "pilot": {"k8s": {"hpaSpec": {"minReplicas": 2}, "priorityClassName": "high"}},
+            "ingressGateways": [{"name": "g", "enabled": True, "k8s": {"securityContext": {}, "strategy": {}}}],
+        }
+    }
+    found = plan(files=[("f", json.dumps({"apiVersion": "x", "kind": "IstioOperator", "spec": spec}))])
+    assert sorted(found.warnings) == [
+        "components.ingressGateways[g].k8s.securityContext: this has no effect here",
+        "components.pilot.k8s.priorityClassName: this has no effect here",
     ]
 
 

@@ -19,6 +19,7 @@ from tests.charts.helm import find
 
 from pilotfish.api.files import load_all, load_one
 from pilotfish.install.charts import directory
+from pilotfish.install.operator import plan
 
 Object = dict[str, Any]
 
@@ -146,3 +147,29 @@ def test_same_objects(istio_source: Path, chart: str, number: int) -> None:
             if not any(re.search(pattern, where) for pattern in DELIBERATE):
                 found.append(f"{where}: Istio {one!r:.300}, we {other!r:.300}")
     assert not found, f"{text}\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("profile", ["default", "demo", "minimal", "preview"])
+def test_profiles_of_the_installer(programs: Path, istio_source: Path, profile: str) -> None:
+    """`pilotfish manifest generate` gives the control plane that `istioctl manifest generate` does.
+
+    Gateways are other objects: istioctl writes their pods out, ours are made by the injector, as by the gateway chart.
+    """
+    command = [str(programs / "istioctl"), "manifest", "generate", "--set", f"profile={profile}"]
+    command += ["--manifests", str(istio_source / "manifests")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    theirs = {f"{obj['kind']} {obj['metadata']['name']}": obj for obj, _ in load_all(printed)}
+    parts = plan(settings=[f"profile={profile}"]).components
+    ours = {f"{obj['kind']} {obj['metadata']['name']}": obj for part in parts for obj in part.objects()}
+    gateways = {name for name in theirs if name.startswith("Deployment istio-")}
+    assert gateways == {name for name in ours if name.startswith("Deployment istio-")}
+    found = []
+    for name in sorted({*theirs, *ours}):
+        if name.startswith("CustomResourceDefinition") or re.search("-(in|e)gressgateway", name):
+            continue
+        if name == "ValidatingWebhookConfiguration istiod-default-validator":
+            continue  # istioctl makes it when it installs, with the tag `default`
+        for path, one, other in _differences(_plain(theirs.get(name)), _plain(ours.get(name))):
+            if not any(re.search(pattern, f"{name} {path}") for pattern in DELIBERATE):
+                found.append(f"{name} {path}: Istio {one!r:.300}, we {other!r:.300}")
+    assert not found, "\n".join(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -143,8 +143,16 @@ def _plan(profile: str, given: Object) -> Plan:
         components.append(Component("Istiod", "istiod", release, namespace, control, _overlays(pilot)))
     for kind, title in (("ingressGateways", "Ingress gateways"), ("egressGateways", "Egress gateways")):
         enabled = [entry for entry in lists[kind] if _enabled(entry, False)]
-        components += [_gateway(title, entry, values, namespace, revision) for entry in enabled]
+        components += [_gateway(title, entry, values, namespace, revision, demo=profile == "demo") for entry in enabled]
+        warnings += [
+            one for entry in enabled for one in _dropped(f"components.{kind}[{entry['name']}]", entry, _GATEWAY)
+        ]
+    warnings += _dropped("components.pilot", parts.get("pilot") or {}, _PILOT)
     return Plan(profile, namespace, revision, components, warnings)
+
+
+def _dropped(path: str, part: Mapping[str, Any], known: Container[str]) -> list[str]:
+    return [f"{path}.k8s.{name}: this has no effect here" for name in part.get("k8s") or {} if name not in known]
 
 
 def _by_name(profile: Object, given: Object, kind: str) -> list[Object]:
@@ -166,6 +174,10 @@ def _overlays(component: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]
 
 
 _SAME = ("resources", "nodeSelector", "affinity", "tolerations", "podAnnotations", "topologySpreadConstraints")
+_PILOT = {*_SAME, "serviceAnnotations", "replicaCount", "env", "hpaSpec", "podDisruptionBudget", "overlays"}
+_GATEWAY = {*_SAME, "serviceAnnotations", "replicaCount", "env", "hpaSpec", "service", "strategy", "overlays"}
+_GATEWAY |= {"imagePullPolicy"}
+"""Fields of `k8s` that are taken over, for the control plane and for gateways."""
 
 
 def _pilot(k8s: Mapping[str, Any]) -> Object:
@@ -187,7 +199,9 @@ def _pilot(k8s: Mapping[str, Any]) -> Object:
     return values
 
 
-def _gateway(title: str, entry: Object, values: Object, namespace: str, revision: str) -> Component:
+def _gateway(
+    title: str, entry: Object, values: Object, namespace: str, revision: str, *, demo: bool = False
+) -> Component:
     """A gateway of an IstioOperator, with its k8s settings and the old `values.gateways.<name>`."""
     name, k8s = entry["name"], entry.get("k8s") or {}
     given: Object = {
@@ -195,7 +209,10 @@ def _gateway(title: str, entry: Object, values: Object, namespace: str, revision
         "revision": revision,
         "labels": {"app": name, "istio": name.removeprefix("istio-"), **(entry.get("label") or {})},
         "service": {"type": "ClusterIP" if title.startswith("Egress") else "LoadBalancer"},
+        "strategy": {"rollingUpdate": {"maxSurge": "100%", "maxUnavailable": "25%"}},
     }
+    if demo:
+        given["resources"] = {"requests": {"cpu": "10m", "memory": "40Mi"}}
     ports = _GATEWAY_PORTS.get(name, _GATEWAY_PORTS["istio-ingressgateway"])
     given["service"]["ports"] = [
         {"name": label, "port": port, "targetPort": target, "protocol": "TCP"} for label, port, target in ports
