@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from pilotfish.kube.client import Client
-from pilotfish.kube.resources import CONFIG_MAPS
+from pilotfish.kube.resources import CONFIG_MAPS, NAMESPACES
 
 from .conftest import Cluster
 from .harness import ControlPlane, new_namespace, until
@@ -88,3 +88,24 @@ async def test_the_url_names_cluster_and_network(plane: ControlPlane) -> None:
     proxy = next(one for one in everyone if one["name"] == "istio-proxy")
     env = {one["name"]: one.get("value") for one in proxy["env"]}
     assert (env["ISTIO_META_CLUSTER_ID"], env["ISTIO_META_NETWORK"]) == ("east", "north/1")
+
+
+async def test_on_openshift_the_namespace_says_who_the_proxy_is(cluster: Cluster, client: Client) -> None:
+    """User and group are the last of the namespace's, in the proxy and in the capture rules."""
+    system, shop = await new_namespace(client, "sys"), await new_namespace(client, "shop")
+    notes = {"openshift.io/sa.scc.uid-range": "1000620000/10000"}
+    await client.patch(NAMESPACES, shop, {"metadata": {"annotations": notes}})
+    plane = ControlPlane(cluster.kubeconfig, cluster.folder, system, "openshift", PLATFORM="openshift")
+    plane.start()
+    try:
+        await plane.ready()
+
+        async def proxy() -> Any:
+            made = await injected(plane, shop, annotations={"sidecar.istio.io/nativeSidecar": "true"})
+            init, found = made["/spec/initContainers"]
+            assert init["args"][init["args"].index("-u") + 1] == str(found["securityContext"]["runAsUser"])
+            return found["securityContext"]["runAsUser"] == 1000629999 and found["securityContext"]["runAsGroup"]
+
+        assert await until(proxy, "the namespace's user") == 1000629999
+    finally:
+        plane.end()

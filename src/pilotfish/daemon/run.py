@@ -149,7 +149,7 @@ class Daemon:
             node = str((pod.get("spec") or {}).get("nodeName") or "")
             natively = native == "true" or (native == "auto" and feed.native_sidecars(node))
             openshift = None
-            if settings.globals.get("platform") == "openshift":
+            if options.environment.get("PLATFORM") == "openshift":
                 openshift = (feed.namespace(namespace).get("metadata") or {}).get("annotations") or {}
             return Context(pod, namespace, settings, mesh_json, extra, environment, natively, openshift=openshift)
 
