@@ -82,7 +82,7 @@ def test_every_mount_has_its_volume() -> None:
 
 
 def test_injecting_twice_changes_nothing() -> None:
-    """A pod that carries the status annotation is left alone; the input is never changed."""
+    """Injected anew, an injected pod comes out the same; the input is never changed."""
     one = pod()
     before = copy.deepcopy(one)
     made = injected(one)
