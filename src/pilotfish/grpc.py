@@ -15,8 +15,8 @@ MAX_MESSAGE = 4 * 1024 * 1024
 """Bytes, gRPC's own default."""
 
 
-_BLOCK = 128 * 1024
-"""Bytes given to a connection at a time."""
+_BLOCK = 32 * 1024
+"""Bytes given to a connection at a time. OpenSSL keeps for each connection as much as it was ever given at once."""
 
 
 class BytesCodec(CodecBase):

@@ -8,6 +8,8 @@ import zlib
 from typing import Any
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
 
 from pilotfish.local.apiserver import table
 from pilotfish.local.apiserver.core import encode
@@ -19,6 +21,27 @@ GZIP_FROM = 128 * 1024
 """Bytes from which an answer is compressed for a client that takes gzip, as the real server does."""
 
 JSON = "application/json"
+
+PIECE = 32 * 1024
+"""Bytes of an answer written at a time: OpenSSL keeps, for each connection, as much as it was ever given at once."""
+
+
+class _Pieces(Payload):
+    """A long body."""
+
+    _value: bytes
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self._size = len(body)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        view = memoryview(self._value)
+        for at in range(0, len(view), PIECE):
+            await writer.write(view[at : at + PIECE])
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
 
 
 def _headers(warnings: list[str]) -> list[tuple[str, str]]:
@@ -36,9 +59,11 @@ async def raw(request: Request, body: bytes, code: int = 200, media: str = JSON)
     for name, value in _headers(request.warnings):
         response.headers.add(name, value)
     if len(body) >= GZIP_FROM and "gzip" in request.http.headers.get("Accept-Encoding", ""):
-        response.body = await asyncio.to_thread(_gzip, body)
+        body = response.body = await asyncio.to_thread(_gzip, body)
         response.headers["Content-Encoding"] = "gzip"
         response.headers["Vary"] = "Accept-Encoding"
+    if len(body) > PIECE:
+        response.body = _Pieces(body)
     return response
 
 
