@@ -71,12 +71,14 @@ def _discovery(given: argparse.Namespace) -> int:
 
 
 def _run(options: Any) -> int:
+    gc.disable()  # loading makes no garbage
     import uvloop  # noqa: PLC0415 (loaded when it is known that we run)
 
     from pilotfish.daemon.run import StartError, run  # noqa: PLC0415
 
     # What is loaded by now stays; collecting over it again and again is wasted.
     gc.freeze()
+    gc.enable()
     gc.set_threshold(20_000, 20, 50)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
