@@ -42,6 +42,16 @@ async def test_envoy_accepts_it(tmp_path: Path, kind: str, environment: dict[str
 
 
 @pytest.mark.parametrize(
+    ("settings", "limit", "workers"),
+    [({}, "", 0), ({}, "2", 2), ({"concurrency": 3}, "2", 3), ({"concurrency": 0}, "2", 0)],
+)
+def test_workers(tmp_path: Path, settings: dict[str, int], limit: str, workers: int) -> None:
+    """Envoy's workers: what ProxyConfig says, else the CPU limit, else as many as there are cores (0)."""
+    environment = {**WHO, "PROXY_CONFIG": json.dumps(settings), "ISTIO_CPU_LIMIT": limit}
+    assert read("sidecar", environment=environment, podinfo=tmp_path).concurrency == workers
+
+
+@pytest.mark.parametrize(
     ("settings", "name"),
     [
         ({}, "shop.book"),
@@ -64,6 +74,7 @@ def test_name_in_traces(tmp_path: Path, settings: dict[str, str], name: str) -> 
         ({"POD_NAME": ""}, "POD_NAME"),
         ({"PROXY_CONFIG": "{nonsense"}, "PROXY_CONFIG"),
         ({"SECRET_TTL": "soon"}, "SECRET_TTL"),
+        ({"ISTIO_CPU_LIMIT": "two"}, "ISTIO_CPU_LIMIT"),
     ],
 )
 def test_bad_environment_is_named(tmp_path: Path, environment: dict[str, str], text: str) -> None:

@@ -56,7 +56,6 @@ OURS = WRITING | {
     r"/image$": "our own images",
     r"/volumes/istio-ca-crl|/istio/crl$|sidecar.istio.io/status/volumes": "there are no lists of revoked certificates",
     r"/env/(GOMEMLIMIT|GOMAXPROCS|GODEBUG)$": "settings of Go's runtime; our agent is no Go program",
-    r"/env/ISTIO_CPU_LIMIT$": "our agent starts Envoy with one worker, unless `concurrency` says otherwise",
     r"/env/COMPLIANCE_POLICY$": "there is no FIPS mode",
     r"/env/ISTIOD_NAMESPACE$": "our agent takes the control plane's name from it",
 }

@@ -55,7 +55,8 @@ class Options:
     sds_socket: Path = Path("/var/run/secrets/workload-spiffe-uds/socket")
     log_level: str = "warning"
     component_log_level: str = "misc:error"
-    concurrency: int | None = None
+    concurrency: int = 0
+    """Worker threads of Envoy; 0 means one per core."""
     cert_ttl_seconds: int = 86400
     probers: Mapping[str, Any] = field(default_factory=dict)
     scrape: Mapping[str, Any] = field(default_factory=dict)
@@ -118,6 +119,12 @@ def seconds(text: str, setting: str) -> float:
     return total
 
 
+def _count(text: str, setting: str) -> int:
+    if not text.isdigit():
+        raise AgentError(f"{setting}: {text!r} is not a whole number")
+    return int(text)
+
+
 def _json(env: Mapping[str, str], name: str) -> dict[str, Any]:
     text = env.get(name, "")
     if not text:
@@ -175,7 +182,9 @@ def read(
     namespace = env["POD_NAMESPACE"]
     metadata["ISTIOD_NAMESPACE"] = env.get("ISTIOD_NAMESPACE", "istio-system")
     annotations = {k: v for k, v in downward(podinfo / "annotations").items() if k not in _HIDDEN_ANNOTATIONS}
-    concurrency = proxy.get("concurrency")
+    # As in Istio: the setting, else the container's CPU limit, else a worker for every core (0).
+    workers = proxy.get("concurrency")
+    workers = env.get("ISTIO_CPU_LIMIT") or 0 if workers is None else workers
     return Options(
         kind=kind,
         pod=env["POD_NAME"],
@@ -192,7 +201,7 @@ def read(
         root_cert=Path(env.get("PILOTFISH_ROOT_CERT", "/var/run/secrets/istio/root-cert.pem")),
         token=Path(env.get("PILOTFISH_TOKEN", "/var/run/secrets/tokens/istio-token")),
         sds_socket=Path(env.get("PILOTFISH_SDS_SOCKET", "/var/run/secrets/workload-spiffe-uds/socket")),
-        concurrency=int(concurrency) if concurrency is not None else None,
+        concurrency=_count(str(workers), "ISTIO_CPU_LIMIT or ProxyConfig's concurrency"),
         cert_ttl_seconds=int(seconds(env.get("SECRET_TTL", "24h"), "SECRET_TTL")),
         probers=_json(env, "ISTIO_KUBE_APP_PROBERS"),
         scrape=_json(env, "ISTIO_PROMETHEUS_ANNOTATIONS") if kind == "sidecar" else {},

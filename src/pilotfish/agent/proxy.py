@@ -48,7 +48,7 @@ class Proxy:
             *("--log-format", "%Y-%m-%dT%T.%fZ\t%l\tenvoy %n %g:%#\t%v\tthread=%t", "--allow-unknown-static-fields"),
         ]
         if options.concurrency != 0:
-            arguments += ["--concurrency", str(options.concurrency or 1)]
+            arguments += ["--concurrency", str(options.concurrency)]
         try:
             self._process = await asyncio.create_subprocess_exec(*arguments, preexec_fn=_die_with_parent)
         except OSError as error:

@@ -127,6 +127,7 @@ def environment(context: Context, kind: str) -> list[Object]:
         "INSTANCE_IP": _from_field("status.podIP"),
         "SERVICE_ACCOUNT": _from_field("spec.serviceAccountName"),
         "HOST_IP": _from_field("status.hostIP"),
+        "ISTIO_CPU_LIMIT": {"valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1"}}},
         "ISTIOD_NAMESPACE": settings.namespace,
         "PROXY_CONFIG": json.dumps(_sent(context), separators=(",", ":"), sort_keys=True),
         "ISTIO_META_POD_PORTS": json.dumps(_ports(context), separators=(",", ":")),
