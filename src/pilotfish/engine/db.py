@@ -28,7 +28,8 @@ class Node:
         self.key = key
         self.value: Any = None
         self.state = state
-        self.reads: dict[Node, None] = {}
+        self.reads: tuple[Node, ...] = ()
+        """Each once, in the order of the first read."""
         self.readers: set[Node] = set()
         self.pins = 0
 
@@ -342,13 +343,15 @@ class Db:
             self._reads = outer
             if not finished:
                 node.state = DIRTY
-        for read in node.reads:
-            if read not in reads:
+        now = tuple(reads)
+        if now != node.reads:
+            before = set(node.reads)
+            for read in before - reads.keys():
                 read.readers.discard(node)
-        for read in reads:
-            if read not in node.reads:
-                read.readers.add(node)
-        node.reads = reads
+            for read in now:
+                if read not in before:
+                    read.readers.add(node)
+            node.reads = now
         old = node.value
         node.state = CLEAN
         if old is not value and old != value:
