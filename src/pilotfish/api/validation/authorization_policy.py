@@ -214,7 +214,14 @@ def _warn_wide_deny(report: Report, spec: AuthorizationPolicy) -> None:
         )
         ports = any(operation.ports or operation.not_ports for operation in operations)
         ports = ports or any(condition.key == "destination.port" for condition in rule.when)
-        if http and not ports:
+        # Istio counts trust domains among what TCP does not know.
+        only = bool(sources) and all(
+            not getattr(source, prefix + name)
+            for source in sources
+            for prefix in ("", "not_")
+            for name in ("principals", "namespaces", "service_accounts", "ip_blocks", "remote_ip_blocks")
+        )
+        if (http or (only and not operations)) and not ports:
             report.warn(
                 f"spec.rules[{index}]",
                 "a DENY rule with HTTP attributes and without ports also denies all TCP traffic in its scope; "

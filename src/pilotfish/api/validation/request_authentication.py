@@ -26,8 +26,8 @@ def check(report: Report, config: Config[RequestAuthentication]) -> None:
 
 
 def _check_rule(report: Report, path: str, rule: JWTRule) -> None:
-    if not rule.issuer and not rule.jwks_uri and not rule.jwks:
-        report.error(f"{path}.issuer", "issuer, jwksUri or jwks is required")
+    if not rule.issuer and not rule.jwks_uri:
+        report.error(f"{path}.issuer", "issuer or jwksUri is required")
     if rule.jwks_uri and rule.jwks:
         report.error(path, "only one of jwks and jwksUri can be set")
     if rule.jwks_uri:
