@@ -259,9 +259,9 @@ def _port(value: str) -> Fields:
 
 
 def _in_every_domain(value: str, domains: tuple[str, ...]) -> list[str]:
-    """A principal under each name of the trust domain; one of a foreign domain stays as it is."""
-    domain, slash, rest = value.partition("/")
-    if not slash or domain not in (*domains, "cluster.local"):
+    """A whole principal under each name of the trust domain; patterns and those of foreign domains stay as they are."""
+    domain, _, rest = value.partition("/")
+    if value.count("/") != 4 or domain not in (*domains, "cluster.local"):
         return [value]
     return list(dict.fromkeys(f"{d}/{rest}" for d in domains))
 

@@ -158,7 +158,7 @@ def specs(db: Db, at: Binding) -> tuple[Spec, ...]:
         before = set(merger.specs)
         if egress.port and (named := _dedicated(at, egress, captured)) is not None:
             merger.add(named, egress.protocol)
-        for imported in egress.services:
+        for imported in (i for i in egress.services if not i.routed):
             for spec, protocol in _service_specs(db, at, number_, egress, imported, captured):
                 merger.add(spec, protocol)
         if egress.port:

@@ -138,7 +138,7 @@ def hosts_on(db: Db, scope: Scope, port: int) -> tuple[VirtualHost, ...]:
         return ()
     found: list[VirtualHost] = []
     for one in visibility.egress(db, scope)[listener].services:
-        if serves_http(db, one, port):
+        if not one.routed and serves_http(db, one, port):
             ref = virtual_service_for(db, scope, listener, one.key.host)
             found.append(VirtualHost(one.key.host, port, one.key, ref))
     here = {one.host for one in found}

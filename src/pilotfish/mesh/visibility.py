@@ -24,10 +24,13 @@ class Scope(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """A service in an egress listener; `ports` limits it when it came only as a VirtualService's destination."""
+    """A service in an egress listener."""
 
     key: ServiceKey
     ports: tuple[int, ...] = ()
+    """What it is limited to; empty without a limit."""
+    routed: bool = False
+    """It came only as a VirtualService's destination: routes lead there, but it cannot be called by its own name."""
 
 
 class Listener(NamedTuple):
@@ -96,7 +99,7 @@ def egress(db: Db, scope: Scope) -> tuple[Listener, ...]:
         for h in bound:
             for host, port in destinations(db, h.ref):
                 if host not in chosen and (export := _find(exported, host)) is not None:
-                    chosen[host] = Imported(export.key, (port,) if port else ())
+                    chosen[host] = Imported(export.key, (port,) if port else (), routed=True)
         order = {e.key: i for i, e in enumerate(exported)}
         result.append(
             Listener(
