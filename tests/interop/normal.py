@@ -30,6 +30,7 @@ DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("case_sensitive", True),
     ("common_http_protocol_options", {}),
     ("common_lb_config", {}),
+    ("explicit_http_config", {}),
     ("http_protocol_options", {}),
     ("initial_fetch_timeout", "0s"),
     ("max_connections_to_accept_per_socket_event", 1),

@@ -30,7 +30,6 @@ OTHERWISE = (
     (r".", r"typed_config/route_config/name$", "a name"),
     (r"gateway", r"server_names=mesh.test/transport_socket", "a gateway's mesh TLS asks for the mesh's trust domain"),
     (r"destination-rule", r"retry_budget", "ours keeps the budget where port levels replace the rest"),
-    (r"tls-origination", r"outbound\|82\|", "names from requests mean nothing to TCP"),
     (r"tls-origination", r"match_typed_subject_alt_names", "an address is asked for in both forms"),
     (r"tcp-and-tls-routes", r"tunneling_config", "ours tunnels by subset"),
     (r"service-entry", r"match_typed_subject_alt_names", "the order of names"),
@@ -40,6 +39,7 @@ OTHERWISE = (
         r"/(clusters/inbound\|700[01]|listeners/127.0.0.1:)",
         "a Sidecar's own listeners, see docs/mesh.md",
     ),
+    (r"custom-bad-multiple-providers", r"filters$", "two filters that deny, or one"),
     (r"dual-stack|proxy-settings", r"", "settings that Istio's side is not given"),
 )
 

@@ -276,6 +276,7 @@ def _template(text: str) -> str:
         first = words[0].lstrip(".$").split(".")[0]
         return _VALUES.get(name) or _VALUES.get(first) or (words[-1].strip('"') if words[0] == "|" else "some")
 
+    text = re.sub(r"%[svdq]", "x", text)  # of fmt.Sprintf
     return re.sub(r"\{\{(.*?)\}\}", value, text) if "{{" in text else text
 
 

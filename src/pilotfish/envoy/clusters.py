@@ -343,7 +343,7 @@ def _security(
             credentials=chooses_clients(db, refs),
             sans=found.subject_alt_names if found.external else (),
         )
-        if socket is not None and not settings.sni and protocol is not Protocol.TCP:
+        if socket is not None and not settings.sni:  # HTTP may be routed here whatever the port declares
             upstream: Fields = {"auto_sni": True}
             if not settings.subject_alt_names and not settings.insecure_skip_verify and not found.subject_alt_names:
                 upstream["auto_san_validation"] = True
