@@ -480,3 +480,33 @@ spec: {host: web, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName
             assert len(found) == 1
             used |= set(found)
         assert used == {"v1", "v2"}
+
+
+async def test_header_changes_of_a_destination(tmp_path: Path) -> None:
+    """A single destination's header changes come after its rule's, and its Host counts where the rule sets none."""
+    text = routes(f"""
+    - headers: {{request: {{add: {{x: rule}}, set: {{z: rule}}}}}}
+      route:
+        - {{{V1[1:-1]}, headers: {{request: {{add: {{x: own}}, set: {{z: own, Host: own.test}}}}}}}}
+    """)
+    async with mesh(tmp_path, text, "v1") as (envoy, found):
+        assert (await envoy.request(8080)).name == "v1"
+        seen = found["v1"].seen[-1]
+        assert (seen["host"], seen["z"], seen["x"]) == ("own.test", "own", "own")
+
+
+async def test_redirects_say_the_port_where_it_needs_saying(tmp_path: Path) -> None:
+    """`derivePort: FROM_REQUEST_PORT` is the port asked at; ports that go with a scheme are left out."""
+    text = routes("""
+    - {match: [{uri: {prefix: /same}}], redirect: {authority: other.test, derivePort: FROM_REQUEST_PORT}}
+    - {match: [{uri: {prefix: /tls}}], redirect: {authority: other.test, scheme: https, port: 443}}
+    - {redirect: {authority: other.test, scheme: https, derivePort: FROM_PROTOCOL_DEFAULT}}
+    """)
+    async with mesh(tmp_path, text, "v1") as (envoy, _):
+
+        async def location(path: str) -> str:
+            return (await envoy.request(8080, path)).headers["location"]
+
+        assert await location("/same") == "http://other.test:8080/same"
+        assert await location("/tls") == "https://other.test/tls"
+        assert await location("/else") == "https://other.test/else"

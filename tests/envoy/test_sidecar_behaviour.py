@@ -482,3 +482,43 @@ spec: {host: web, trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRA
     async with server(tmp_path, rule) as (envoy, app):
         answer = await call(envoy, app.port)
         assert (answer.status, answer.name) == (200, "app")
+
+
+async def test_header_case_is_kept(tmp_path: Path) -> None:
+    """With `preserveHttp1HeaderCase` the application sees header names as the client wrote them."""
+    settings = "kind: MeshConfig\ndefaultConfig: {proxyHeaders: {preserveHttp1HeaderCase: true}}\n---\n"
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    ip = rig.fresh_ip()
+    application = await asyncio.start_server(answer, ip, 0)
+    async with application:
+        port = application.sockets[0].getsockname()[1]
+        service = rig.service("web", "[{name: http, port: 80}]", (Backend("app", ip, port), ""))
+        case = Case(f"kind: Proxy\n---\n{settings}{service}")
+        async with rig.running(everything(case.compiler, case.view()), ip, tmp_path) as envoy:
+            reader, writer = await asyncio.open_connection(envoy.ip, 80)
+            writer.write(b"GET / HTTP/1.1\r\nHost: web\r\nX-MiXed: a\r\nConnection: close\r\n\r\n")
+            assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 200")
+            writer.close()
+    assert b"X-MiXed: a" in heads[0]
+
+
+async def test_a_service_account_is_of_the_policys_namespace(tmp_path: Path) -> None:
+    """`serviceAccounts: [alice]` means nobody's alice of another namespace."""
+    text = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: alice}
+spec: {rules: [{from: [{source: {serviceAccounts: [alice]}}]}]}
+"""
+    async with server(tmp_path, text) as (envoy, app):
+        for namespace, status in (("default", 200), ("other", 403)):
+            identity = f"spiffe://cluster.local/ns/{namespace}/sa/alice"
+            answer = await call(envoy, app.port, tls=client_tls(tmp_path, *MESH, identity=identity))
+            assert answer.status == status
