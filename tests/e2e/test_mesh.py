@@ -47,10 +47,7 @@ def to(subset: str, weight: int | None = None) -> str:
 
 
 def test_installed_objects_and_injected_pods(mesh: Mesh) -> None:
-    """CRDs, the control plane's objects, and pods with application and proxy, by their contract names.
-
-    The nodes are new enough for the proxy to be a native sidecar.
-    """
+    """CRDs, the control plane's objects, and pods with application and proxy, by their contract names."""
     crds = mesh.cluster.kubectl("get", "crd", "-o", "name")
     assert "virtualservices.networking.istio.io" in crds
     assert crds.count("istio.io") >= 15
@@ -58,10 +55,8 @@ def test_installed_objects_and_injected_pods(mesh: Mesh) -> None:
     for part in ("deployment.apps/istiod", "service/istiod", "15010/TCP,15012/TCP,443/TCP,15014/TCP"):
         assert part in listed
     pod = mesh.cluster.get("pod", "-n", BOOKS, mesh.pod("details"))
-    assert [one["name"] for one in pod["spec"]["containers"]] == ["details"]
-    assert [one["name"] for one in pod["spec"]["initContainers"]] == ["istio-init", "istio-proxy"]
-    assert pod["spec"]["initContainers"][1]["restartPolicy"] == "Always"
-    assert pod["spec"]["initContainers"][1]["ports"][0]["name"] == "http-envoy-prom"
+    assert [one["name"] for one in pod["spec"]["containers"]] == ["details", "istio-proxy"]
+    assert pod["spec"]["containers"][1]["ports"][0]["name"] == "http-envoy-prom"
     assert "2/2" in mesh.cluster.kubectl("get", "pod", "-n", BOOKS, mesh.pod("details"))
 
 
@@ -102,11 +97,12 @@ def test_a_job_has_its_proxy_from_first_to_last(mesh: Mesh) -> None:
 
 def test_an_injected_manifest_may_meet_the_webhook(mesh: Mesh, tmp_path: Path) -> None:
     """`kube-inject` with the cluster's settings makes what the webhook makes. Where both come by, there is one proxy,
-    and the probe is rewritten once and works."""
+    here a native sidecar, and the probe is rewritten once and works."""
     listening = {"httpGet": {"path": "/get", "port": 80}, "periodSeconds": 1}
     container = {"name": "again", "image": "docker.io/kong/httpbin", "readinessProbe": listening}
     labels = {"app": "again"}
-    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    notes = {"sidecar.istio.io/nativeSidecar": "true"}
+    template = {"metadata": {"labels": labels, "annotations": notes}, "spec": {"containers": [container]}}
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

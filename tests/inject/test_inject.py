@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotfish.inject import InjectionError, InjectorSettings, decide, inject
+from pilotfish.inject import InjectionError, InjectorSettings, decide, inject, native
 from pilotfish.inject.context import Context
 
 Object = dict[str, Any]
@@ -296,3 +296,21 @@ def test_foreign_fields_survive(extra: dict[str, Any]) -> None:
     """Whatever else stands in a pod's spec is there afterwards."""
     made = injected(pod(**extra))
     assert {key: made["spec"][key] for key in extra} == extra
+
+
+@pytest.mark.parametrize(
+    ("mode", "policy", "allowed", "natively"),
+    [
+        ("", "Always", True, False),
+        ("", "Never", True, True),
+        ("", "OnFailure", True, True),
+        ("", "Never", False, False),
+        ("auto", "Always", True, True),
+        ("auto", "Always", False, False),
+        ("true", "Always", False, True),
+        ("false", "Never", True, False),
+    ],
+)
+def test_native_for_pods_that_end(mode: str, policy: str, *, allowed: bool, natively: bool) -> None:
+    """Unless told otherwise, a proxy is a native sidecar where it would keep its pod from ending."""
+    assert native.wanted(mode, {"spec": {"restartPolicy": policy}}, lambda: allowed) is natively

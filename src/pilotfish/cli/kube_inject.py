@@ -14,10 +14,9 @@ import click
 from pilotfish.api.errors import DecodeError
 from pilotfish.api.files import load_one
 from pilotfish.errors import UserError
-from pilotfish.inject import InjectionError, InjectorSettings
+from pilotfish.inject import InjectionError, InjectorSettings, native
 from pilotfish.inject.context import Context
 from pilotfish.inject.manifest import inject_all, read
-from pilotfish.inject.native import nodes_allow
 from pilotfish.install.charts import render
 from pilotfish.install.operator import plan
 from pilotfish.kube.client import Client
@@ -30,11 +29,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @dataclass(frozen=True)
 class _Given:
-    """The data of the two ConfigMaps, and whether proxies are init containers that go on running."""
+    """The data of the two ConfigMaps, and whether the nodes have native sidecars."""
 
     injector: Mapping[str, str]
     mesh: Mapping[str, str]
-    native: bool
+    native: bool = False
 
 
 @click.command("kube-inject")
@@ -69,12 +68,12 @@ def command(
     Settings come from the cluster's ConfigMaps, from an IstioOperator, or from files: with --operatorFileName,
     --injectConfigFile, --valuesFile or --meshConfigFile no cluster is asked.
     """
-    native = os.environ.get("ENABLE_NATIVE_SIDECARS") == "true"
+    mode = os.environ.get("ENABLE_NATIVE_SIDECARS", "").lower()
     if operator:
-        given = _from_operator(operator, revision, native)
+        given = _from_operator(operator, revision)
     elif inject_config or values or mesh_config:
         files = {"config": _text(inject_config), "values": _text(values)}
-        given = _Given(files, {"mesh": _text(mesh_config)}, native)
+        given = _Given(files, {"mesh": _text(mesh_config)})
     else:
         suffix = f"-{revision}" if revision not in ("", "default") else ""
         given = asyncio.run(_from_cluster(kubeconfig, system, inject_map + suffix, mesh_map + suffix))
@@ -83,7 +82,8 @@ def command(
         mesh = load_one(given.mesh.get("mesh", "")) or {}
 
         def context(pod: dict[str, Any], space: str) -> Context:
-            return Context(pod, space, settings, mesh, native_sidecars=given.native)
+            natively = native.wanted(mode, pod, lambda: given.native)
+            return Context(pod, space, settings, mesh, native_sidecars=natively)
 
         documents = read(filename.read(), filename.name)
         made = list(inject_all(documents, context, namespace, lambda text: click.echo(text, err=True)))
@@ -96,7 +96,7 @@ def _text(path: Path | None) -> str:
     return path.read_text() if path else ""
 
 
-def _from_operator(path: Path, revision: str, native: bool) -> _Given:
+def _from_operator(path: Path, revision: str) -> _Given:
     """What our charts make of an IstioOperator."""
     chosen = plan([(str(path), path.read_text())], (), revision)
     found = next((one for one in chosen.components if one.chart == "istiod"), None)
@@ -105,7 +105,7 @@ def _from_operator(path: Path, revision: str, native: bool) -> _Given:
     objects = render(found.chart, found.release, found.namespace, found.values)
     maps = {one["metadata"]["name"]: one.get("data") or {} for one in objects if one["kind"] == "ConfigMap"}
     suffix = f"-{chosen.revision}" if chosen.revision not in ("", "default") else ""
-    return _Given(maps.get(INJECTOR + suffix, {}), maps.get(MESH + suffix, {}), native)
+    return _Given(maps.get(INJECTOR + suffix, {}), maps.get(MESH + suffix, {}))
 
 
 async def _from_cluster(kubeconfig: Path | None, system: str, inject_map: str, mesh_map: str) -> _Given:
@@ -119,6 +119,6 @@ async def _from_cluster(kubeconfig: Path | None, system: str, inject_map: str, m
 
 async def _native(client: Client) -> bool:
     try:
-        return nodes_allow((await client.list(NODES)).items)
+        return native.nodes_allow((await client.list(NODES)).items)
     except KubeError:
         return False  # whoever may not see nodes gets the form that all of them take

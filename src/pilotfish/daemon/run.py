@@ -41,6 +41,7 @@ from pilotfish.daemon.webhook_config import WebhookPatcher
 from pilotfish.daemon.webhooks import ContextOf, webhooks
 from pilotfish.envoy import Compiler, proto
 from pilotfish.grpc import BytesCodec
+from pilotfish.inject import native
 from pilotfish.inject.context import Context
 from pilotfish.kube import config as kubeconfig
 from pilotfish.kube.client import Client
@@ -139,7 +140,7 @@ class Daemon:
     def _injection(self, feed: Feed) -> ContextOf:
         """What injection reads, as it stands at each call."""
         options = self.options
-        native = options.environment.get("ENABLE_NATIVE_SIDECARS", "auto").lower()
+        mode = options.environment.get("ENABLE_NATIVE_SIDECARS", "").lower()
 
         def context(pod: dict[str, Any], namespace: str, environment: Mapping[str, str]) -> Context:
             settings = feed.injector
@@ -147,7 +148,7 @@ class Daemon:
             labels = (pod.get("metadata") or {}).get("labels") or {}
             extra = feed.proxy_configs(namespace, labels)
             node = str((pod.get("spec") or {}).get("nodeName") or "")
-            natively = native == "true" or (native == "auto" and feed.native_sidecars(node))
+            natively = native.wanted(mode, pod, lambda: feed.native_sidecars(node))
             openshift = None
             if options.environment.get("PLATFORM") == "openshift":
                 openshift = (feed.namespace(namespace).get("metadata") or {}).get("annotations") or {}
