@@ -435,7 +435,8 @@ def test_no_request_is_lost_while_pods_are_replaced(mesh: Mesh, shop: Shop) -> N
     probed = {"name": "httpbin", "readinessProbe": {"httpGet": {"path": "/get", "port": 80}, "periodSeconds": 1}}
     patch = {"spec": {"replicas": 2, "template": {"spec": {"containers": [probed]}}}}
     mesh.cluster.kubectl("patch", "-n", SHOP, "deploy/httpbin", "-p", json.dumps(patch))
-    mesh.cluster.ready(SHOP, "httpbin")
+    # Pods without the probe count as ready before they answer; they have to be gone.
+    mesh.cluster.kubectl("rollout", "status", "-n", SHOP, "deploy/httpbin", "--timeout=60s")
     request = f"curl -s --max-time 10 -o /dev/null -w '%{{http_code}}\\n' {HTTPBIN}/get"
     script = f"while [ ! -e /tmp/enough ]; do {request}; done"
     load = mesh.cluster.popen("exec", "-n", SHOP, "deploy/sleep", "-c", "sleep", "--", "sh", "-c", script)
