@@ -27,7 +27,6 @@ from tests.interop.spans import OTLP, SLOW, ZIPKIN, Sent, record
 
 from pilotfish.grpc import BytesCodec
 from pilotfish.telemetry import receive
-from pilotfish.telemetry.embedded import StoredTraces
 from pilotfish.telemetry.jaeger import JaegerTraces
 from pilotfish.telemetry.query import SourceError, TraceSource
 from pilotfish.telemetry.receive import Receiver
@@ -235,7 +234,7 @@ async def both(
         while store.counts.spans < sum(len(one.spans()) for one in sent):
             await asyncio.sleep(0.01)
     async with backend.source() as source:
-        yield source, StoredTraces(store)
+        yield source, store
     task.cancel()
     await server.cleanup()
     await store.close()
@@ -394,7 +393,7 @@ async def test_a_go_program_sends_to_our_collector(programs: Path, tmp_path: Pat
                 await asyncio.sleep(0.1)
     assert receiver.counts.refused == 0
     assert await store.services() == ["jaeger-all-in-one"]
-    (first, *_) = await store.traces(service="jaeger-all-in-one", since=0, until=time.time() + 60, limit=10)
+    (first, *_) = await store.find(service="jaeger-all-in-one", since=0, until=time.time() + 60, limit=10)
     assert any(span.kind == "SERVER" and "services" in (span.name or "") for span in first)
     server.close()
     task.cancel()

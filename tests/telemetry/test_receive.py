@@ -22,7 +22,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from pilotfish.telemetry import receive
-from pilotfish.telemetry.embedded import StoredTraces
 from pilotfish.telemetry.jaeger import JaegerTraces
 from pilotfish.telemetry.otlp import from_json
 from pilotfish.telemetry.query import SourceError, TraceSource
@@ -115,7 +114,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 @pytest.fixture(params=["stored", "zipkin"])
 def source(request: pytest.FixtureRequest, running: Running) -> TraceSource:
     """Our store, and a client of Zipkin's API against our own server of it."""
-    return StoredTraces(running.store) if request.param == "stored" else ZipkinTraces(running.url)
+    return running.store if request.param == "stored" else ZipkinTraces(running.url)
 
 
 async def test_zipkin_spans_are_found_again(running: Running, source: TraceSource) -> None:

@@ -154,7 +154,7 @@ async def test_spans_by_what_they_have(store: Store) -> None:
     )
 
     async def found(**question: object) -> list[int]:
-        traces = await store.traces(since=now - 60, until=now, **question)  # type: ignore[arg-type]  # varies
+        traces = await store.find(since=now - 60, until=now, **question)  # type: ignore[arg-type]  # varies
         return [int(trace[0].trace_id, 16) for trace in traces]
 
     assert await found() == [3, 2, 1]

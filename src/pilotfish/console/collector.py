@@ -22,7 +22,7 @@ from pilotfish.kube.client import Client
 from pilotfish.kube.errors import KubeError
 from pilotfish.kube.informer import Informer
 from pilotfish.kube.resources import ENDPOINT_SLICES, PODS
-from pilotfish.telemetry.embedded import StoredMetrics, StoredTraces
+from pilotfish.telemetry.embedded import StoredMetrics
 from pilotfish.telemetry.jaeger import JaegerTraces
 from pilotfish.telemetry.otlp import TraceService
 from pilotfish.telemetry.prometheus import PrometheusMetrics
@@ -74,7 +74,7 @@ async def collector(options: Options) -> AsyncIterator[Running]:
                 access = Tokens(client)
         api = Api(
             metrics_source or StoredMetrics(store),
-            trace_source or StoredTraces(store),
+            trace_source or store,
             store,
             receiver,
             scraper,

@@ -9,6 +9,7 @@ from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
+from pilotfish.api.meta import Duration
 from pilotfish.mesh.allocation import RANGES
 
 
@@ -121,18 +122,12 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
 def duration(text: str, setting: str) -> timedelta:
     """Go's duration format: `30s`, `1h30m`, `500ms`. Raises OptionError."""
-    rest, seconds = text, 0.0
-    while rest:
-        number = rest[: len(rest) - len(rest.lstrip("0123456789."))]
-        rest = rest[len(number) :]
-        unit = next((one for one in _UNITS if rest.startswith(one)), None)
-        if not number or unit is None or number.count(".") > 1:
-            raise OptionError(f"{setting}: {text!r} is not a duration; write for example 30s, 10m or 24h")
-        seconds += float(number) * _UNITS[unit]
-        rest = rest[len(unit) :]
-    return timedelta(seconds=seconds)
+    try:
+        found = Duration.parse(text)
+    except ValueError as error:
+        raise OptionError(f"{setting}: {error}") from error
+    if found < 0:
+        raise OptionError(f"{setting}: {text!r} is negative")
+    return timedelta(microseconds=found / 1000)

@@ -1,12 +1,11 @@
-"""The store as a source of metrics and traces."""
+"""The store as a source of metrics; of traces it is one itself."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pilotfish.telemetry.query import Points, Sample, Where
-from pilotfish.telemetry.spans import Trace
 from pilotfish.telemetry.store import Store
 
 
@@ -60,37 +59,3 @@ class StoredMetrics:
             for number, value in increases.get(key, {}).items():
                 group[number] = group.get(number, 0.0) + value
         return groups
-
-
-class StoredTraces:
-    """TraceSource."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def services(self) -> list[str]:
-        return await self._store.services()
-
-    async def find(
-        self,
-        *,
-        service: str = "",
-        since: float,
-        until: float,
-        tags: Mapping[str, str] | None = None,
-        min_duration: float = 0.0,
-        max_duration: float | None = None,
-        limit: int = 20,
-    ) -> list[Trace]:
-        return await self._store.traces(
-            service=service,
-            since=since,
-            until=until,
-            tags=tags,
-            min_duration=min_duration,
-            max_duration=max_duration,
-            limit=limit,
-        )
-
-    async def trace(self, trace_id: str) -> Trace:
-        return await self._store.trace(trace_id)

@@ -150,7 +150,7 @@ class Receiver:
         until = _number(query, "endTs", time.time() * 1000) / 1000
         lookback = _number(query, "lookback", self._store.window * 1000) / 1000
         longest = _number(query, "maxDuration", -1)
-        found = await self._store.traces(
+        found = await self._store.find(
             service=query.get("serviceName", ""),
             name=query.get("spanName", ""),
             since=until - lookback,

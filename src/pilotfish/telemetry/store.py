@@ -347,7 +347,7 @@ class Store:
         rows = await self._run(self._reader, lambda: self._read_from.execute(query, (service,)).fetchall())
         return sorted(name for (name,) in rows if name)
 
-    async def traces(
+    async def find(
         self,
         *,
         service: str = "",
